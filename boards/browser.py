@@ -37,6 +37,7 @@ class BrowserProcess:
     def detach(self) -> None:
         """Stop waiting for the process: a browser runs for as long as its user wants."""
         if self._process.poll() is None:
+            orphan_cleanup.leave(self._process)
             self._process.returncode = 0  # else Popen warns that the process still runs
 
 

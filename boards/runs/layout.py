@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from . import owner_lock
 from .files import is_empty_folder, read_bytes, replace_file, safe_part
 from .task_ids import local_job_id
 
@@ -58,6 +59,7 @@ class Layout:
                 replace_file(ignore, b"# made by hkrunner\n*\n")
         os.makedirs(self.runs, exist_ok=True)
         os.makedirs(self.metrics_links, exist_ok=True)
+        owner_lock.take_again(self.root_text)
         self._is_made = True
 
     def next_local_task(self) -> str:

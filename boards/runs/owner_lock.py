@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 
 from .files import NoLocksError, ProcessIdentity, lock_file, own_identity, remove_quietly, safe_part
 
-#: Another process may have the file open for a moment, to see whether it is locked.
-_TRIES = 5
+#: Another process may lock the file for a moment, to see whether it is locked.
+_TRIES = 20
+_PAUSE_S = 0.001
 
 #: By state folder: the descriptor that holds the lock (None: there is none), and by how many it is held.
 _held: dict[str, tuple[int | None, int]] = {}
@@ -23,17 +25,17 @@ def hold(root: str) -> None:
     """Hold the lock of this process in the state folder until release(). Never raises."""
     fd, count = _held.get(root, (None, 0))
     if not count:
-        # Where it cannot be made, nor can a record be, or the file system has no locks.
-        with contextlib.suppress(OSError, NoLocksError):
-            folder = f"{root}/owners"
-            os.makedirs(folder, exist_ok=True)
-            for name in os.listdir(folder):
-                _remove_if_free(f"{folder}/{name}")
-            for _ in range(_TRIES):
-                fd = lock_file(_path(root, own_identity()))
-                if fd is not None:
-                    break
+        fd = _take(root)
     _held[root] = (fd, count + 1)
+
+
+def take_again(root: str) -> None:
+    """Make the lock anew if it is held and its file is gone: the state folder was removed. Never raises."""
+    fd, count = _held.get(root, (None, 0))
+    if count and not os.path.exists(_path(root, own_identity())):
+        if fd is not None:
+            os.close(fd)
+        _held[root] = (_take(root), count)
 
 
 def release(root: str) -> None:
@@ -41,9 +43,32 @@ def release(root: str) -> None:
     fd, count = _held.pop(root, (None, 0))
     if count > 1:
         _held[root] = (fd, count - 1)
-    elif fd is not None:
+    elif count:
         remove_quietly(_path(root, own_identity()))
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
+
+
+def _take(root: str) -> int | None:
+    """Return a descriptor that holds this process's lock, and remove the files of processes that have ended.
+
+    Returns None where the file cannot be made, and so no record either, and where the file system has no
+    locks: there the file itself says that the process lives.
+    """
+    fd = None
+    folder = f"{root}/owners"
+    with contextlib.suppress(OSError, NoLocksError):
+        os.makedirs(folder, exist_ok=True)
+        for _ in range(_TRIES):
+            fd = lock_file(_path(root, own_identity()))
+            if fd is not None:
+                break
+            time.sleep(_PAUSE_S)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            with contextlib.suppress(OSError, NoLocksError):  # it may be another user's
+                _remove_if_free(f"{folder}/{name}")
+    return fd
 
 
 def may_live(owner: ProcessIdentity, root: str) -> bool:

@@ -27,6 +27,10 @@ QUIET_STEPS = 5
 _no_orphans: WeakSet[subprocess.Popen[bytes]] = WeakSet()
 #: Processes of others that have become children of this one and live: a browser, a daemon of `kubectl exec`.
 _adopted: set[int] = set()
+#: When those of them that have ended were found first.
+_ended_at: dict[int, float] = {}
+#: A child that has ended is left for so long to a library of this process that may have started it.
+REAP_S = 1.0
 #: Those of OrphanCleanup that are not done.
 _at_work: set[OrphanCleanup] = set()
 
@@ -41,27 +45,38 @@ def spared() -> frozenset[int]:
     return frozenset({*(one.pid for one in _no_orphans if one.returncode is None), *_adopted})
 
 
-def adopt(wardens: frozenset[int]) -> None:
+def leave(process: subprocess.Popen[bytes]) -> None:
+    """Let this process run on for as long as it likes, and reap it as one of another program."""
+    _adopted.add(process.pid)
+
+
+def adopt(wardens: frozenset[int]) -> bool:
     """Reap the processes of others that have ended as children of this one, and spare those that live.
 
-    This process is a subreaper, and process 1 of a container, which nobody else reaps for.
+    This process is a subreaper, and process 1 of a container, which nobody else reaps for. Returns whether to
+    call again after REAP_S, for one that has only just ended.
     """
-    strangers = set(process_tree.children(os.getpid())) - wardens - spared()
-    for pid in {*strangers, *_adopted}:
-        with contextlib.suppress(ChildProcessError):
-            if os.waitpid(pid, os.WNOHANG) == (0, 0):
-                continue
-        strangers.discard(pid)
-        _adopted.discard(pid)
+    now = time.monotonic()
+    strangers = (set(process_tree.children(os.getpid())) - wardens - spared()) | _adopted
+    ended = {pid for pid in strangers if _has_ended(pid)}
+    for pid in _ended_at.keys() - ended:
+        del _ended_at[pid]
+    for pid in ended:
+        if now - _ended_at.setdefault(pid, now) >= REAP_S:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+            del _ended_at[pid]
+            _adopted.discard(pid)
     # What the tree of a living warden leaves behind becomes the warden's child, not ours.
     if not _at_work and not any(_has_ended(one) for one in wardens):
-        _adopted.update(strangers)
+        _adopted.update(strangers - ended)
+    return bool(_ended_at)
 
 
-def _has_ended(warden: int) -> bool:
+def _has_ended(pid: int) -> bool:
     """Whether a child of ours has ended; it is left to be reaped."""
     try:
-        return os.waitid(os.P_PID, warden, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
         return True
 

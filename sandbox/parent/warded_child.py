@@ -37,8 +37,8 @@ from .child_channel import ChildChannel, FramedChannel
 from .child_handle import Child, ChildListener, ChildState
 from .exit_report import exit_of, exit_without_warden
 from .frame_receiver import FrameReceiver
-from .loop_protocol import LoopProtocol
-from .orphan_cleanup import OrphanCleanup, adopt, spared
+from .loop_protocol import Cancellable, LoopProtocol
+from .orphan_cleanup import REAP_S, OrphanCleanup, adopt, spared
 
 if TYPE_CHECKING:
     from .pinhole_forwarder import PinholeForwarder
@@ -50,6 +50,11 @@ WARDEN_DEADLINE_S = 12.0
 WARDEN_READS_S = 5.0
 #: After Ended the warden only has to end: at most a scheduling delay.
 WARDEN_ENDS_S = 0.5
+#: Process 1 of a container looks so often for processes that others leave to it: of one that lives, no signal
+#: tells.
+LOOK_S = 5.0
+
+_next_look: Cancellable | None = None
 
 
 class WardedChild(Child):
@@ -327,9 +332,17 @@ class WardedChild(Child):
         )
 
 
-def adopt_strangers() -> None:
+def adopt_strangers(loop: LoopProtocol) -> None:
     """Reap or spare the children that other processes have left to this one; to be called at each SIGCHLD."""
-    adopt(_wardens())
+    global _next_look
+    if _next_look is not None:
+        _next_look.cancel()
+        _next_look = None
+    wait_s = LOOK_S if os.getpid() == 1 else None
+    if adopt(_wardens()):
+        wait_s = REAP_S
+    if wait_s is not None:
+        _next_look = loop.after(wait_s, lambda: adopt_strangers(loop))
 
 
 def _wardens() -> frozenset[int]:

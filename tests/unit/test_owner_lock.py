@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,22 @@ def test_an_owner_in_another_pid_namespace_lives_as_long_as_it_holds_its_lock(
     owner_lock.hold(root)
     assert len(os.listdir(tmp_path / "owners")) == 1, "what killed processes have left is removed"
     owner_lock.release(root)
+
+
+def test_the_lock_is_made_though_a_file_of_another_user_cannot_be_removed_and_again_with_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, mine = str(tmp_path / "state"), own_identity()
+    owners = tmp_path / "state" / "owners"
+    owners.mkdir(parents=True)
+    (owners / "1-2-boot-3.lock").mkdir()  # as little to be opened for writing as another user's file
+    owner_lock.hold(root)
+    monkeypatch.setattr(files, "_namespace", lambda: "1")
+    monkeypatch.setattr(files, "process_started", lambda pid: None)
+    assert owner_lock.may_live(mine, root)
+    shutil.rmtree(owners)
+    owner_lock.take_again(root)
+    assert owner_lock.may_live(mine, root)
+    owner_lock.take_again(root)
+    owner_lock.release(root)
+    assert not os.listdir(owners)
