@@ -90,10 +90,10 @@ def _need_pidfds() -> None:
     """Raise HkrunnerError where this process and the supervisor would not notice each other's end."""
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
+    except (AttributeError, OSError) as error:  # the former: a Python built without it
         raise HkrunnerError(
             "--in-process needs Linux 5.3 or newer, and a seccomp profile that allows pidfd_open "
-            f"({error.strerror}): run the code without it"
+            f"({getattr(error, 'strerror', error)}): run the code without it"
         ) from None
 
 

@@ -87,8 +87,9 @@ def _kernel(machine: Machine) -> Iterator[Finding]:
         yield Finding("memfd", True, "large inputs and results are passed in shared memory", needed=True)
     try:
         os.close(os.pidfd_open(os.getpid()))
-    except OSError as error:
-        text = f"{error.strerror}: boards and commands are waited for by polling, and --in-process fails"
+    except (AttributeError, OSError) as error:  # the former: a Python built without it
+        reason = getattr(error, "strerror", error)
+        text = f"{reason}: boards and commands are waited for by polling, and --in-process fails"
         yield Finding(
             "pidfd", False, text, "use Linux 5.3 or newer, and a seccomp profile that allows pidfd_open"
         )

@@ -140,7 +140,7 @@ def _open_pidfd(pid: int) -> int | None:
     """Return a descriptor that is readable at the end of the process; None if the system has none."""
     try:
         return os.pidfd_open(pid)
-    except OSError:  # Linux before 5.3, or a seccomp profile
+    except (AttributeError, OSError):  # Linux before 5.3, a seccomp profile, or a Python built without it
         return None
 
 

@@ -66,7 +66,7 @@ def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:
     """
     try:
         fd = os.pidfd_open(process.pid)
-    except OSError:  # a kernel without pidfds, or no descriptor left
+    except (AttributeError, OSError):  # a kernel or a Python without pidfds, or no descriptor left
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=most_s)
         return process.returncode is not None

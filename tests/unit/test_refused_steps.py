@@ -20,6 +20,7 @@ from hkrunner.runner.app.in_process import _SupervisorEnd
 from hkrunner.runner.cli.run import values_of
 from hkrunner.runner.errors import HkrunnerError, SettingsError
 from hkrunner.runner.settings.from_options import settings_of
+from hkrunner.sandbox.parent.warden_launch import has_ended
 from hkrunner.sandbox.shared.entry import Location
 from support.programs import ROOT
 
@@ -62,12 +63,15 @@ def test_the_process_of_the_user_ends_with_its_supervisor_though_nobody_reads_st
     assert killed == [(os.getpid(), signal.SIGKILL)]
 
 
-@pytest.fixture
-def without_pidfds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=["the kernel", "Python"])
+def without_pidfds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int) -> NoReturn:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(os, "pidfd_open", refuse)
+    if request.param == "Python":
+        monkeypatch.delattr(os, "pidfd_open")
+    else:
+        monkeypatch.setattr(os, "pidfd_open", refuse)
 
 
 @pytest.mark.usefixtures("without_pidfds")
@@ -81,6 +85,15 @@ def test_a_board_is_ended_where_the_system_has_no_pidfds() -> None:
 
 
 @pytest.mark.usefixtures("without_pidfds")
+def test_the_end_of_a_warden_is_noticed_where_the_system_has_no_pidfds() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as warden:
+        assert not has_ended(warden, 0.0)
+        assert warden.stdin is not None
+        warden.stdin.close()
+        assert has_ended(warden, 10.0)
+
+
+@pytest.mark.usefixtures("without_pidfds")
 def test_hkrunner_run_notices_the_end_of_its_command_where_the_system_has_no_pidfds(tmp_path: Path) -> None:
     (result,) = hkrunner.run(ROOT / "examples" / "sum.py", [[1, 2]], state_dir=tmp_path)
     assert result.output == 3
@@ -89,5 +102,5 @@ def test_hkrunner_run_notices_the_end_of_its_command_where_the_system_has_no_pid
 @pytest.mark.usefixtures("without_pidfds")
 def test_in_process_is_refused_in_one_sentence_where_the_system_has_no_pidfds(tmp_path: Path) -> None:
     settings = settings_of(values_of(["-e", "main.py", "--in-process"]), {})
-    with pytest.raises(HkrunnerError, match=r"^--in-process needs Linux 5\.3 .* implemented\): run the code"):
+    with pytest.raises(HkrunnerError, match=r"^--in-process needs Linux 5\.3 .* \(.*\): run the code"):
         in_process.run(settings, Location(str(tmp_path), "main", "start", str(tmp_path / "main.py")))
