@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from ...sandbox.codec import DONE_JSON, codec, unreadable
+from ...sandbox.codec import DONE_JSON, unreadable
 from ...sandbox.shared.message_format import Memfd, ProcessMessage, Wire
 from ...sandbox.shared.messages import ApiCall, Done, Failed, Initialized, Problem, Progress
 from ...sandbox.shared.stream_messages import StreamStage, StreamStatistics
@@ -279,7 +279,7 @@ class Conversation:
         if not is_number(value):
             self._hold_back("`progress` without a number")
         else:
-            self._on_message(self.task, Progress(float(value), _as_json_has_it(told.get("details"))))
+            self._on_message(self.task, Progress(float(value), told.get("details")))
 
     def _statistics(self, message: WorkerMessage, said: ProgramMessage) -> None:
         stream = self.stream or ProgramStream(())
@@ -331,14 +331,6 @@ def _decoded(wire_encoding: str, message: WorkerMessage) -> dict[str, Any]:
     except ValueError:  # nested a little deeper than what was checked may be
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _as_json_has_it(value: Any) -> Any:
-    """Return what an algorithm in Python could have sent: bson and msgpack have more types."""
-    if value is None or isinstance(value, str):
-        return value
-    text = codec.json_text(value)
-    return None if text is None else codec.decode("json", text)
 
 
 def _passed_on(message: WorkerMessage) -> Wire:

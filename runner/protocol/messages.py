@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from ...sandbox.codec import codec
+
 # worker -> algorithm
 INITIALIZE: Final = "initialize"
 START: Final = "start"
@@ -27,6 +29,20 @@ STOPPED: Final[dict[str, Any]] = {"command": "stopped"}
 
 # HKube's wrapper for Node -> hkrunner, which does not pass it on (see prepare/program.py)
 OVERDUE: Final = "messageOverdue"
+
+
+def progress_data(value: float, details: object) -> dict[str, Any]:
+    """Return the data of `progress`.
+
+    A program may send details that JSON does not have, or that are nested too deep to be written: they become
+    what JSON has, or None.
+    """
+    if details is not None and not isinstance(details, str):
+        try:
+            details = codec.plain(details, "json", "details")
+        except codec.ResultInvalid:
+            details = None
+    return {"progress": value, "details": details}
 
 
 class Failure(NamedTuple):

@@ -34,7 +34,7 @@ from ...sandbox.shared.outcome import Cause, Exit, LimitBreach, report
 from ...sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
-from ..protocol.messages import Failure
+from ..protocol.messages import Failure, progress_data
 from ..protocol.task_state import AT_STORAGE, MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool, ChildRole
@@ -205,7 +205,7 @@ class ChildMessageHandler:
     def _progress(self, child: Child, task: ActiveTask, message: Progress) -> None:
         child.drain_output(once=True)  # what the code printed before it is heard before it
         task.progressed(message.value)
-        data = {"progress": message.value, "details": message.details}
+        data = progress_data(message.value, message.details)
         self._notices.task.progress(data)
         self._replies.progress(data)
 

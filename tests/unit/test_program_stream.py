@@ -31,13 +31,12 @@ class Talk:
     """A conversation about a streaming task that is started, and what came of it."""
 
     children: tuple[str, ...] = ("B",)
-    kind: str = "json"
     heard: list[Any] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(
-            self.kind,
+            "json",
             lambda task, message: self.heard.append(message),
             on_unsure=lambda: self.asked.append("exit"),
             on_returned=lambda: self.asked.append("returned"),
@@ -50,9 +49,7 @@ class Talk:
         self.conversation.start()
 
     def says(self, command: str, data: Any = None) -> None:
-        message = {"command": command, "data": data}
-        wire = json.dumps(message).encode() if self.kind == "json" else encoding.encode(self.kind, message)
-        self.conversation.take(WorkerMessage(wire))
+        self.conversation.take(WorkerMessage(json.dumps({"command": command, "data": data}).encode()))
 
     def reports(self, waiting: int, **more: Any) -> None:
         item = {"nodeName": "B", "sent": 9, "responses": 8, "queueSize": waiting, "dropped": 0, **more}
@@ -196,12 +193,21 @@ def test_progress_that_is_no_number_is_held_back(value: Any) -> None:
     assert isinstance(said, Problem) and "`progress` without a number" in said.text
 
 
-def test_details_that_only_msgpack_or_bson_have_become_those_of_json() -> None:
-    talk = Talk(kind="bson")
-    details = [b"x", float("nan"), bson.ObjectId()]
-    for one in details:
-        talk.says("progress", {"progress": 1, "details": [one]})
-    assert talk.heard == [Progress(1.0, ["eA=="]), Progress(1.0, [None]), Progress(1.0, None)]
+def test_details_that_json_does_not_have_or_that_are_too_deep_end_nothing(serve: Serve) -> None:
+    one = serve(argv=("program",))
+    begin_stream(one)
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    odd: list[tuple[Any, Any]] = [
+        ([b"x", float("nan"), {1: "é"}], ["eA==", None, {"1": "é"}]),
+        ("text", "text"),
+        (bson.ObjectId(), None),
+        (deep, None),
+    ]
+    for details, told in odd:
+        one.child.says(Progress(1.0, details), one.number)
+        assert one.link.posted[-1]["data"] == {"progress": 1.0, "details": told}
 
 
 def test_a_message_that_is_too_deep_to_be_decoded_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
