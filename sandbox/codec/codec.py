@@ -48,6 +48,7 @@ from . import large_values
 from .plain_values import DEPTH_MAX as DEPTH_MAX  # part of what this module offers
 from .plain_values import LOOKED_AT as LOOKED_AT
 from .plain_values import ResultInvalid as ResultInvalid
+from .plain_values import has_too_many
 from .plain_values import is_native as is_native
 from .plain_values import plain as plain
 
@@ -236,7 +237,7 @@ def _foreign(value: Any) -> Any:
     tolist = getattr(value, "tolist", None)
     if callable(tolist) and not isinstance(value, type):
         return tolist()
-    if isinstance(value, (collections.deque, range)):
+    if isinstance(value, (collections.deque, range)) and not has_too_many(value):
         return list(value)
     if isinstance(value, abc.Mapping):
         return dict(value)

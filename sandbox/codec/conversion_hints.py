@@ -70,6 +70,8 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
     known = _CALLS.get((root, name))
     if known is not None:
         return known
+    if root == "unittest":
+        return ""  # a Mock has every method, and each returns a Mock
     if root == "pandas":
         return _call_for_pandas(value, key_of)
     if root == "torch":

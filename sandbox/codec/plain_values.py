@@ -19,6 +19,8 @@ from typing import Any, Dict, List, Optional
 DEPTH_MAX = 200
 #: The encodings whose text is JSON.
 _JSONS = ("json", "socket.io")
+#: No message holds more values. A list of what only says that it has them would take all memory.
+VALUES_MAX = 10**9
 #: At most this many values are looked at for types that the libraries would convert in their own ways.
 LOOKED_AT = 1000
 #: Python may refuse to write the digits of an int that has more bits: sys.set_int_max_str_digits() takes 640.
@@ -41,7 +43,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
     if isinstance(value, enum.Enum):
         return plain(value.value, encoding, place, depth + 1)
     if isinstance(value, int):
-        return _whole(int(value), encoding, place)
+        return _whole(int.__int__(value), encoding, place)  # not what a subclass makes of itself
     if isinstance(value, float):
         return None if encoding in _JSONS and not math.isfinite(value) else float(value)
     if isinstance(value, str):
@@ -82,10 +84,25 @@ def _plain_range(value: range, encoding: str, place: str) -> List[int]:
     for at, one in ((0, value[:1]), (-1, value[-1:])):  # the largest of them is one of these
         for number in one:
             _whole(number, encoding, f"{place}[{at}]")
+    if has_too_many(value):
+        raise _too_many(value, place)
+    return list(value)
+
+
+def has_too_many(value: Any) -> bool:
+    """Whether the value says that it has more values than any message."""
     try:
-        return list(value)
+        return len(value) > VALUES_MAX
     except OverflowError:
-        raise ResultInvalid(f"{shortened(place)}: {value!r} has more numbers than memory can hold") from None
+        return True
+    except Exception:  # noqa: BLE001 - the user's own __len__; to make a list of it raises the same
+        return False
+
+
+def _too_many(value: Any, place: str) -> ResultInvalid:
+    return ResultInvalid(
+        f"{shortened(place)}: {type(value).__qualname__} of more than {VALUES_MAX:,} values cannot be sent"
+    )
 
 
 def _too_deep(place: str) -> ResultInvalid:
@@ -121,6 +138,8 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
                 for name, shown in fields.items()
             },
         }
+    if isinstance(value, (abc.Sequence, abc.Set, abc.ValuesView)) and has_too_many(value):
+        raise _too_many(value, place)
     failure = ""
     try:
         form = library_values.form_of(value, encoding)

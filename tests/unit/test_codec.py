@@ -12,7 +12,7 @@ import json
 import pathlib
 import types
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -45,6 +45,14 @@ class Level(enum.IntEnum):
 
 class Foo:
     pass
+
+
+class Endless(Sequence[int]):
+    def __len__(self) -> int:
+        return 10**12
+
+    def __getitem__(self, at: Any) -> Any:
+        return at
 
 
 class FailingList:
@@ -120,6 +128,8 @@ def test_a_value_has_one_form(value: Any, form: Any, library: str) -> None:
         ((n for n in range(3)), "generator cannot be sent; use list(...) of it"),
         ({(1, 2): 3}, "a key of type tuple; keys must be text"),
         ({"a": Point(1, Foo())}, "result['a'].y: "),
+        ({"a": range(10**12)}, "result['a']: range of more than 1,000,000,000 values cannot be sent"),
+        ([Endless()], "result[0]: Endless of more than 1,000,000,000 values cannot be sent"),
         (1 + 2j, "result: complex cannot be sent; use [it.real, it.imag]"),
     ],
     ids=lambda value: repr(value)[:30],
@@ -183,7 +193,7 @@ def test_a_range_is_converted_as_a_whole(library: str) -> None:
     assert encoded({"a": range(9, 0, -4)}) == {"a": [9, 5, 1]}
     with pytest.raises(codec.ResultInvalid, match=r"^result\[0\]\[-1\]: int of 100 bits"):
         codec.plain([range(10**30)], "msgpack", "result")
-    with pytest.raises(codec.ResultInvalid, match=r"^result\[0\]: range\(0, 10+\) has more numbers than"):
+    with pytest.raises(codec.ResultInvalid, match=r"^result\[0\]: range of more than 1,000,000,000 values"):
         encoded([range(10**30)])
 
 
