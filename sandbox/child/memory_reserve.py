@@ -24,6 +24,7 @@ RAISE_BYTES = 4 << 20
 #: The modules of multiprocessing.Pool, also of the copy that uses dill, and what its threads run.
 _POOLS = ("multiprocessing.pool", "multiprocess.pool")
 _POOL_THREADS = ("_handle_results", "_handle_tasks", "_handle_workers")
+_NO_MEMORY = "a thread of the Pool had no memory for a result"
 #: How soon a job fails that a Pool got after that.
 DROP_S = 0.05
 #: How long none of its threads can have the lock for writing a result, while no worker is left.
@@ -80,7 +81,9 @@ def _is_of_memory(error: BaseException) -> bool:
 def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str], None]) -> None:
     """Have `report` called with the name of each thread that ends with MemoryError, before it is printed.
 
-    Whatever waits for such a thread (an Event that it would set, the results of a Pool) waits for ever.
+    Whatever waits for such a thread (an Event that it would set, the results of a Pool) waits for ever. The
+    results of a Pool fail instead, also if its thread ended with another error: of an exception that cannot
+    be unpickled, for one.
     """
     show = threading.excepthook
     pid = os.getpid()
@@ -93,15 +96,18 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str]
                 report(getattr(args.thread, "name", "?"))
             show(args)
             with contextlib.suppress(Exception):  # what a Pool consists of differs between versions
-                _stand_in_for_thread_of_pool(args.exc_traceback)
+                _stand_in_for_thread_of_pool(args.exc_traceback, MemoryError(_NO_MEMORY))
         else:
             show(args)
+            if error is not None and os.getpid() == pid:
+                with contextlib.suppress(Exception):  # as above
+                    _stand_in_for_thread_of_pool(args.exc_traceback, error)
 
     threading.excepthook = excepthook
 
 
-def _stand_in_for_thread_of_pool(traceback: Optional[TracebackType]) -> None:
-    """Have everything that waits for results of a multiprocessing.Pool raise MemoryError.
+def _stand_in_for_thread_of_pool(traceback: Optional[TracebackType], error: BaseException) -> None:
+    """Have everything that waits for results of a multiprocessing.Pool raise this error.
 
     Called in a thread of the Pool that has ended so. Without it, results are waited for for ever, while the
     Pool's other threads stay busy. It may have read half a result: what comes after that is read and dropped,
@@ -115,16 +121,15 @@ def _stand_in_for_thread_of_pool(traceback: Optional[TracebackType]) -> None:
 
             clear_frames(traceback)  # they hold the memory
             del found, traceback
-            _fail_jobs(jobs)
+            _fail_jobs(jobs, error)
             if name == "_handle_results" and hasattr(results, "_reader"):
-                _drop_results(results, jobs)
+                _drop_results(results, jobs, error)
             return
         traceback = traceback.tb_next
 
 
-def _fail_jobs(jobs: Dict[int, Any]) -> None:
-    """Have what waits for these jobs of a Pool raise MemoryError."""
-    error = MemoryError("a thread of the Pool had no memory for a result")
+def _fail_jobs(jobs: Dict[int, Any], error: BaseException) -> None:
+    """Have what waits for these jobs of a Pool raise this error."""
     for number, job in list(jobs.items()):
         with contextlib.suppress(AttributeError):  # another thread makes it just now: it is met again
             if hasattr(job, "_number_left"):  # of map(): the job ends with its last chunk
@@ -133,7 +138,7 @@ def _fail_jobs(jobs: Dict[int, Any]) -> None:
             jobs.pop(number, None)  # one of imap() has stayed
 
 
-def _drop_results(results: Any, jobs: Dict[int, Any]) -> None:
+def _drop_results(results: Any, jobs: Dict[int, Any], error: BaseException) -> None:
     """Read what comes from the Pool's workers, and fail its further jobs, until the Pool and its workers end.
 
     `results`: the queue in which they come.
@@ -149,7 +154,7 @@ def _drop_results(results: Any, jobs: Dict[int, Any]) -> None:
         with contextlib.suppress(MemoryError):
             if results._reader.poll(DROP_S):
                 os.readv(results._reader.fileno(), [dropped])
-            _fail_jobs(jobs)
+            _fail_jobs(jobs, error)
             if any(_runs(one) for one in workers):
                 continue
             if not any(one.is_alive() for one in others):
