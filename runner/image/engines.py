@@ -112,9 +112,14 @@ def option_values(arguments: Sequence[str], option: str) -> list[str]:
 
 def secret_files(arguments: Sequence[str]) -> list[str]:
     """Return the paths of the files that the engine's own arguments name as secrets of the build."""
-    fields = (field for one in option_values(arguments, "--secret") for field in one.split(","))
-    named = (field.partition("=") for field in fields)
-    return [os.path.abspath(value) for key, _, value in named if key in ("src", "source")]
+    found = []
+    for one in option_values(arguments, "--secret"):
+        fields = dict(field.partition("=")[::2] for field in one.split(","))
+        # The engines take the id for the path if there is no other.
+        path = fields.get("src") or fields.get("source") or ("" if "env" in fields else fields.get("id"))
+        if path:
+            found.append(os.path.abspath(path))
+    return found
 
 
 def full_tag(tag: str, digest: str) -> str:

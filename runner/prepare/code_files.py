@@ -101,9 +101,10 @@ class CodeFiles(NamedTuple):
 def code_files(folder: str, *, without: tuple[str, ...] = ()) -> CodeFiles:
     """Return the files of the folder, in the order of their names. Raises SettingsError if there is none.
 
-    `without`: paths of files that are neither included nor listed as left out.
+    `without`: paths of files that are neither included nor listed as left out, nor is a link to one of them.
     """
-    walk = _Walk(os.path.abspath(folder), {os.path.abspath(one) for one in without})
+    known = (_identity(one) for one in without)
+    walk = _Walk(os.path.abspath(folder), {one for one in known if one is not None})
     walk.visit_all()
     if not walk.files:
         is_by_rule = any(one.reason == BY_RULE for one in walk.left_out)
@@ -115,7 +116,7 @@ def code_files(folder: str, *, without: tuple[str, ...] = ()) -> CodeFiles:
 class _Walk:
     """Collects the files of a folder."""
 
-    def __init__(self, folder: str, without: set[str]) -> None:
+    def __init__(self, folder: str, without: set[tuple[int, int]]) -> None:
         self.folder = folder
         self.files: list[CodeFile] = []
         self.left_out: list[LeftOut] = []
@@ -147,7 +148,7 @@ class _Walk:
         for entry in found:
             name = os.path.join(inside, entry.name)
             with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                if entry.path not in self._without and self._add(entry, name, rules):
+                if _identity(entry.path) not in self._without and self._add(entry, name, rules):
                     folders.append((name, rules))
         return folders
 
@@ -185,6 +186,15 @@ class _Walk:
             return SPECIAL
         is_generated = entry.name.endswith(_NEVER_SUFFIXES) or entry.name in _NEVER_FILES
         return GENERATED if is_generated else None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return what is the same for each path of a file, also through links; None if there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _goes_above(target: str, depth: int) -> bool:

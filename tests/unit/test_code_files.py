@@ -111,6 +111,17 @@ def test_a_link_that_leaves_the_folder_and_comes_back_by_its_name_is_left_out(tm
     assert names(tmp_path / "alg") == ["dangling", "folder", "loop", "main.py", "sub/up", "sub/x.py"]
 
 
+def test_a_secret_of_the_build_is_no_code_by_whatever_path_it_is_named(tmp_path: Path) -> None:
+    tree(tmp_path / "alg", "main.py creds.ini")
+    (tmp_path / "alg" / "pip.conf").symlink_to("creds.ini")
+    (tmp_path / "link").symlink_to("alg")
+    (tmp_path / "alg" / "dangling").symlink_to("nowhere")
+    for folder, secret in (("link", "alg/creds.ini"), ("alg", "alg/pip.conf"), ("alg", "link/creds.ini")):
+        found = code_files(str(tmp_path / folder), without=(str(tmp_path / secret), str(tmp_path / "none")))
+        assert [one.name for one in found.files] == ["dangling", "main.py"], (folder, secret)
+        assert not found.left_out
+
+
 @pytest.mark.parametrize("rule", ["+(a|b)", "x{1..3}"])
 def test_a_rule_that_is_not_understood_is_refused_with_its_line(tmp_path: Path, rule: str) -> None:
     tree(tmp_path, "main.py", top=f"\n{rule}\n")

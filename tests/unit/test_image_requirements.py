@@ -64,9 +64,10 @@ def test_variables_are_arguments_of_the_build_and_its_secret_is_mounted(tmp_path
     mount = "RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf "
     mounted = [line for line in lines if line.startswith(mount)]
     assert [line.split()[2] for line in mounted] == ["python3", "cd"], "all that pip downloads may need it"
-    words = ["--secret", "id=a", "--net", "--secret=id=b,src=c"]
-    assert option_values(words, "--secret") == ["id=a", "id=b,src=c"]
-    assert secret_files([*words, "--secret", "type=file,source=/d/e"]) == ["/d/e", str(Path.cwd() / "c")]
+    words = ["--secret", "id=/a", "--net", "--secret=id=b,src=c"]
+    assert option_values(words, "--secret") == ["id=/a", "id=b,src=c"]
+    words += ["--secret", "type=file,source=/d/e", "--secret", "id=f,env=F"]
+    assert secret_files(words) == ["/a", "/d/e", str(Path.cwd() / "c")]
 
 
 def test_a_list_is_installed_in_its_own_folder_where_its_local_packages_are_found(tmp_path: Path) -> None:
