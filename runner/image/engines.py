@@ -30,12 +30,14 @@ ANSWER_S = 20.0
 #: Seconds for an engine to clean up after it was interrupted.
 _END_S = 10.0
 #: Becomes the engine, after it has asked the kernel for SIGTERM at the end of hkrunner: if that was killed by
-#: SIGKILL, the engine would build on for minutes, for nobody. Python itself ignores SIGPIPE.
+#: SIGKILL, the engine would build on for minutes, for nobody. Python itself ignores SIGPIPE and SIGXFSZ, and
+#: tells of a Ctrl-C with a traceback.
 _STARTER = (
-    "import ctypes, os, signal, sys\n"
+    "import signal\n"
+    "for one in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ): signal.signal(one, signal.SIG_DFL)\n"
+    "import ctypes, os, sys\n"
     f"ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)}, 0, 0, 0)\n"
     "if os.getppid() != int(sys.argv[1]): sys.exit(143)\n"
-    "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
     "os.execv(sys.argv[2], sys.argv[2:])\n"
 )
 

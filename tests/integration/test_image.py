@@ -377,6 +377,15 @@ def test_an_engine_of_this_machine_builds_and_pushes(
     assert capfd.readouterr().out == "", "what an engine says goes to stderr"
 
 
+def test_an_engine_begins_with_the_signals_that_python_changes_for_itself(tmp_path: Path) -> None:
+    copy = shutil.which("cp")
+    assert copy is not None
+    carry_out([copy, "/proc/self/status", str(tmp_path)], "the copy")
+    masks = dict(line.split(":\t") for line in (tmp_path / "status").read_text().splitlines())
+    ignored = int(masks["SigIgn"], 16)
+    assert not [one for one in (signal.SIGPIPE, signal.SIGXFSZ) if ignored >> (one - 1) & 1]
+
+
 def _pushes(words: list[str]) -> bool:
     try:
         carry_out(words, "the push")
