@@ -24,6 +24,8 @@ _DEFAULTS = {"cpu": 0.1, "mem": "256Mi", "minHotWorkers": 0}
 _COMPUTED = {"reservedMemory"}
 #: Fields with passwords and tokens in them: of a change, the names are shown and not the values.
 _MAY_HAVE_SECRETS = {"algorithmEnv", "workerEnv", "gitRepository"}
+#: Objects with a value for each variable; the last one is a side car's.
+_VARIABLES = {"algorithmEnv", "workerEnv", "environments"}
 #: Stands for a value that may be secret.
 HIDDEN = "(hidden)"
 #: Fields that are not copied from the descriptor.
@@ -63,31 +65,28 @@ def image_of(fields: Mapping[str, Any]) -> str | None:
 
 def without_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an algorithm's fields for a person: without the values of variables, tokens and logins."""
-    shown = {
-        key: _hidden(value) if key in ("algorithmEnv", "workerEnv") else value
-        for key, value in fields.items()
-    }
-    git, containers = fields.get("gitRepository"), fields.get("sideCars")
-    if isinstance(git, Mapping):
-        shown["gitRepository"] = {
-            key: HIDDEN if key == "token" else without_login(value) if isinstance(value, str) else value
-            for key, value in git.items()
-        }
-    if isinstance(containers, list):
-        shown["sideCars"] = [
-            {key: _hidden(value) if key == "environments" else value for key, value in one.items()}
-            if isinstance(one, Mapping)
-            else one
-            for one in containers
-        ]
-    return shown
+    return {str(key): _without_secrets(str(key), value) for key, value in fields.items()}
 
 
-def _hidden(variables: Any) -> Any:
-    """Return the variables without their values; a reference to a secret of the cluster's is none itself."""
-    if not isinstance(variables, Mapping):
-        return variables
-    return {name: value if isinstance(value, Mapping) else HIDDEN for name, value in variables.items()}
+def _without_secrets(key: str, value: Any) -> Any:
+    if key == "token":
+        return HIDDEN
+    if isinstance(value, str):
+        return without_login(value)
+    if isinstance(value, Mapping):
+        if key in _VARIABLES:  # a reference to a secret of the cluster's is none itself
+            return {name: one if isinstance(one, Mapping) else HIDDEN for name, one in value.items()}
+        return {name: _without_secrets(name, one) for name, one in value.items()}
+    if isinstance(value, list):
+        if key == "env":  # of a container, in Kubernetes' words
+            return [
+                {name: HIDDEN if name == "value" else part for name, part in one.items()}
+                if isinstance(one, Mapping)
+                else HIDDEN
+                for one in value
+            ]
+        return [_without_secrets(key, one) for one in value]
+    return value
 
 
 def changes(stored: Mapping[str, Any] | None, payload: Mapping[str, Any]) -> list[str]:

@@ -238,9 +238,14 @@ def test_a_change_is_what_the_cluster_has_otherwise() -> None:
     assert changes(stored, secret) == ["algorithmEnv: B", "gitRepository: token"]
     assert changes({**stored, "workerEnv": {"A": "hush"}}, {"workerEnv": None}) == ["workerEnv: removed"]
     assert changes(None, {"name": "n", "cpu": 1, "labels": None}) == ["cpu: 1"]
-    car = {"container": {"name": "c"}, "environments": {"A": "hush"}}
+    reference = {"name": "B", "valueFrom": {"secretKeyRef": {"name": "n", "key": "k"}}}
+    container = {"name": "c", "env": [{"name": "A", "value": "hush"}, reference], "args": ["http://hush@h"]}
+    car = {"container": container, "environments": {"A": "hush"}}
+    command = {"dependencyInstallCmd": "pip install --index-url https://ada:hush@index.example/ a"}
     hidden = {"url": "https://hush@host/x", "token": "hush"}
     variables = {"A": "hush", "B": {"secretKeyRef": {"name": "n", "key": "k"}}}
-    shown = without_secrets({"algorithmEnv": variables, "sideCars": [car], "gitRepository": hidden})
-    assert "hush" not in str([shown, changes(None, {"sideCars": [car]}), changes({"sideCars": [car]}, {})])
+    sent = {"algorithmEnv": variables, "sideCars": [car], "gitRepository": hidden, **command}
+    shown = without_secrets(sent)
+    assert "hush" not in str([shown, changes(None, sent), changes(sent, dict.fromkeys(sent))])
     assert shown["algorithmEnv"] == {**variables, "A": "(hidden)"}
+    assert shown["sideCars"][0]["container"]["env"] == [{"name": "A", "value": "(hidden)"}, reference]
