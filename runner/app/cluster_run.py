@@ -144,7 +144,7 @@ class ClusterRun:
         self._thread = threading.Thread(target=self._run, name="hkrunner-cluster", daemon=True)
         self._status = 0  #: of the signal that ended the run
         self._progress_log = ProgressLog(output.say, loop.clock)
-        self._last_progress = JobProgress(None, "")  #: the last one that was not drawn in the status line
+        self._last_progress = JobProgress(None, "")  #: the last one that was written as a line
         self._shown = f"{record.algorithm} on {record.cluster}"
         self._status_line: StatusLine | None = None
         if not settings.console.quiet and can_be_drawn(os.environ):
@@ -325,9 +325,13 @@ class ClusterRun:
         self._output.events.emit("progress", data)
         if self._status_line is not None:
             self._status_line.progress(self._shown, progress.percent, progress.details)
-        elif progress.percent is not None and progress != self._last_progress:
+        elif (
+            progress.percent is not None
+            and progress != self._last_progress
+            and self._progress_log.progress(self._job.shown, data)
+        ):
+            # Only now: a job that waits for a pod from its first second on is news once a line is due.
             self._last_progress = progress
-            self._progress_log.progress(self._job.shown, data)
 
     def _print(self, batch: list[Result], printed: threading.Event) -> None:
         for result in batch:

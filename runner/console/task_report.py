@@ -125,11 +125,13 @@ class ProgressLog:
         """A task begins: its first line comes EVERY_S from now at the earliest."""
         self._next_at = self._clock() + self.EVERY_S
 
-    def progress(self, task: str, data: Any) -> None:
-        """Write what the task reports, unless the last line is too recent."""
-        if self._clock() >= self._next_at:
+    def progress(self, task: str, data: Any) -> bool:
+        """Write what the task reports, unless the last line is too recent; return whether it was written."""
+        is_due = self._clock() >= self._next_at
+        if is_due:
             self._say(progress_line(task, data))
             self.begin()
+        return is_due
 
 
 def progress_line(task: str, data: Any) -> str:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hkrunner.runner.app.cluster_run import ClusterRun
 from hkrunner.runner.cli import algorithm
 from hkrunner.runner.cluster.address import Cluster
 from hkrunner.runner.cluster.algorithm_store import AlgorithmStore
 from hkrunner.runner.cluster.api import ClusterApi, json_body
 from hkrunner.runner.cluster.job import ClusterJob
-from hkrunner.runner.cluster.job_answers import JobEnd, progress_of
+from hkrunner.runner.cluster.job_answers import JobEnd, JobProgress, progress_of
 from hkrunner.runner.cluster.job_tasks import cluster_tasks
 from hkrunner.runner.cluster.refusals import RequestRefused
 from hkrunner.runner.cluster.stored_values import json_of_stored
+from hkrunner.runner.console.task_report import ProgressLog
 from hkrunner.runner.errors import ClusterError, HkrunnerError
 from support.clock import Clock
 from support.hkube_api import Fault, HkubeApi
@@ -193,6 +196,23 @@ def test_a_job_that_somebody_has_paused_is_shown_as_paused() -> None:
     status = {"status": "active", "data": {"progress": 34, "details": "34% completed, 68 succeed, 9 active"}}
     assert progress_of(status) == (34.0, "68 succeed, 9 active")
     assert progress_of({**status, "status": "paused"}) == (34.0, "paused")
+
+
+def test_a_job_that_waits_from_its_first_second_on_is_reported_once_in_a_log() -> None:
+    lines: list[str] = []
+    clock = Clock()
+    log = ProgressLog(lines.append, clock)
+    log.begin()
+    run: Any = SimpleNamespace(
+        _output=SimpleNamespace(events=SimpleNamespace(emit=lambda *_: None)),
+        _status_line=None,
+        _progress_log=log,
+        _last_progress=None,
+        _job=SimpleNamespace(shown="job1"),
+    )
+    for clock.now in (100.0, 105.0, 110.0, 120.0, 130.0):
+        ClusterRun._progressed(run, JobProgress(0.0, "3 creating"))
+    assert lines == ["  job1: 0 % · 3 creating"]
 
 
 @pytest.mark.parametrize(("state", "is_stopped"), [("resumed", True), ("completed", False)])
