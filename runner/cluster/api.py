@@ -38,8 +38,9 @@ BUSY_PAUSE_S = 1.1
 BUSY_UNTOLD_S = 10.0
 #: Where the API is: behind HKube's ingress, and at the api-server itself.
 PREFIXES = ("/hkube/api-server", "")
-#: A gateway answers with these when it lost the api-server, perhaps after passing the request on.
-_GATEWAY = frozenset((502, 503, 504))
+#: A gateway answers with these when it lost the api-server, perhaps after passing the request on: 502 to 504,
+#: and those of large providers, 520 to 530. The api-server's own are 500 and below 500, without 408.
+_GATEWAY = frozenset((408, *range(502, 600)))
 #: What the api-server answers also while its database or etcd is away, which ends no job.
 SERVER_OUTAGE = _GATEWAY | {500}
 #: Bytes of the results of a job, its graph or one value: the server takes no more of a pipeline (2000 MB).
@@ -104,12 +105,18 @@ class ClusterApi:
         return f"{parts.scheme}://{parts.netloc}{self._prefix}"
 
     def get(
-        self, path: str, *, most: int = ANSWER_MAX, is_outage: Statuses = _GATEWAY, **query: object
+        self,
+        path: str,
+        *,
+        most: int = ANSWER_MAX,
+        is_outage: Statuses = _GATEWAY,
+        kind: type = object,
+        **query: object,
     ) -> Any:
-        """Return the decoded answer of at most `most` bytes. `path` is below /api/v1/."""
+        """Return the decoded answer, of this kind and of at most `most` bytes. `path` is below /api/v1/."""
         words = urlencode(query)
         target = f"{quote(path)}?{words}" if words else quote(path)
-        return self.call("GET", target, most=most, is_outage=is_outage)
+        return self.call("GET", target, most=most, is_outage=is_outage, read=partial(self._json, kind=kind))
 
     def get_bytes(self, path: str) -> bytes:
         """Return the body of the answer as it is."""
@@ -311,13 +318,15 @@ class ClusterApi:
                     )
             self._sleep(pause_s)
 
-    def _json(self, answer: HttpAnswer) -> Any:
+    def _json(self, answer: HttpAnswer, kind: type = object) -> Any:
         try:
-            return json.loads(answer.body)
+            value = json.loads(answer.body)
+            if isinstance(value, kind):
+                return value
+            found = "another JSON than HKube"
         except (ValueError, RecursionError):
-            raise NotJson(
-                f"{self.cluster.name} answered with something else than JSON; is this HKube?"
-            ) from None
+            found = "something else than JSON"
+        raise NotJson(f"{self.cluster.name} answered with {found}; is this HKube?")
 
     # ---- outages
 
@@ -339,7 +348,7 @@ class ClusterApi:
 
 
 class NotJson(ClusterError):
-    """The body of an answer is not JSON, though the request was accepted."""
+    """The body of an answer is not the JSON that it should be, though the request was accepted."""
 
 
 class Outage:

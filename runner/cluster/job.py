@@ -135,7 +135,9 @@ class ClusterJob:
         job that has ended may stay "active" for ever.
         """
         try:
-            answer = self._api.get(f"exec/results/{self.id}", most=RESULT_MAX, is_outage=SERVER_OUTAGE)
+            answer = self._api.get(
+                f"exec/results/{self.id}", most=RESULT_MAX, is_outage=SERVER_OUTAGE, kind=dict
+            )
         except RequestRefused as error:
             if error.status not in (400, 404):
                 raise
@@ -145,7 +147,7 @@ class ClusterJob:
     def status(self) -> dict[str, Any]:
         """Return the API's status object."""
         try:
-            status = self._api.get(f"exec/status/{self.id}", is_outage=SERVER_OUTAGE)
+            status = self._api.get(f"exec/status/{self.id}", is_outage=SERVER_OUTAGE, kind=dict)
         except RequestRefused as error:
             if error.status != 404:
                 raise
@@ -229,7 +231,7 @@ class ClusterJob:
         until = self._clock() + LATE_S
         while True:
             try:
-                return self._api.get(path, most=RESULT_MAX, is_outage=SERVER_OUTAGE)
+                return self._api.get(path, most=RESULT_MAX, is_outage=SERVER_OUTAGE, kind=dict)
             except RequestRefused as error:
                 if error.status not in (400, 404):
                     raise
@@ -268,8 +270,10 @@ class ClusterJob:
         elif end.status == "stopped":
             result.status = "stopped"
         else:
-            why = end.error or end.status
-            message = f"JOB_FAILED: HKube ended the job before this task had a result: {why}"
+            why = f"HKube ended the job before this task had a result: {end.error or end.status}"
+            if end.status == COMPLETED:
+                why = "the job has completed, and HKube has no result of this task"
+            message = f"JOB_FAILED: {why}"
             result.status, result.failure = "failed", Failure("JOB_FAILED", message)
         return result
 

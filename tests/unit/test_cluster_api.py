@@ -162,8 +162,13 @@ def test_a_missing_algorithm_is_told_apart() -> None:
         {"status": 200, "body": b"{half"},
         {"status": 302, "headers": {"Location": "https://login.example"}},
         {"status": 404, "body": b"404 page not found", "content_type": "text/plain"},
+        {"status": 200, "body": b"null"},
+        {"status": 522},
     ],
-    ids=["no answer", "half an answer", "502", "504", "a page", "no JSON", "a redirection", "404"],
+    ids=[
+        *("no answer", "half an answer", "502", "504", "a page", "no JSON", "a redirection", "404"),
+        *("another JSON", "a provider's"),
+    ],
 )
 def test_what_only_reads_is_sent_again_until_it_is_answered(fault: dict[str, Any]) -> None:
     said: list[str] = []
@@ -171,7 +176,7 @@ def test_what_only_reads_is_sent_again_until_it_is_answered(fault: dict[str, Any
         api, time = client(fake, said)
         job = _run(api)
         fake.faults = [Fault("GET .*/exec/status", **fault) for _ in range(3)]
-        assert api.get(f"exec/status/{job}")["jobId"] == job
+        assert api.get(f"exec/status/{job}", kind=dict)["jobId"] == job
     assert [pause for pause in time.slept if pause in PAUSES_S] == [0.5, 1.0, 2.0]
     assert len(said) == 2
     assert said[0].startswith("◌ lab is not reached: ")
