@@ -7,8 +7,19 @@ from typing import NamedTuple
 
 from .shared_memory_holders import Key, key_of
 
-#: Most entries read in one scan; a stranger's folder may hold any number.
-ENTRIES_A_SCAN = 20_000
+
+class Bounds(NamedTuple):
+    """How much one scan looks at: nothing is enforced meanwhile."""
+
+    entries: int  #: of folders; a stranger's may hold any number
+    reported: int  #: of what the run has reported, apart from what is found anyway
+    is_whole: bool = True  #: no scan while the run lasts looks at more
+
+
+QUICK = Bounds(20_000, 4000, is_whole=False)
+#: Of a scan that decides on a kill.
+WHOLE = Bounds(200_000, 200_000)
+AT_THE_END = Bounds(2_000_000, 200_000)
 
 
 class File(NamedTuple):
@@ -18,26 +29,51 @@ class File(NamedTuple):
     size: int  #: occupied bytes
 
 
-def files_below(folder: str) -> dict[Key, File]:
-    """Return the files in this folder and in the folders below it."""
-    found: dict[Key, File] = {}
-    waiting = [folder]
-    while waiting and len(found) < ENTRIES_A_SCAN:
-        try:
-            entries = os.scandir(waiting.pop())
-        except OSError:
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-                    else:
-                        facts = entry.stat(follow_symlinks=False)
-                        found[facts.st_dev, facts.st_ino] = File(entry.path, facts.st_blocks * 512)
-                except OSError:
-                    continue
-    return found
+class FolderWalk:
+    """Reads folders until so many entries were read; none is read twice.
+
+    A stranger's folder may hold any number of files or folders, and one reported folder lies in another.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.left = most  #: entries that may still be read
+        self._walked: set[str] = set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more may be read."""
+        return self.left <= 0
+
+    def take(self) -> bool:
+        """Count an entry; return whether it may be read."""
+        self.left -= 1
+        return self.left >= 0
+
+    def files_below(self, folder: str) -> dict[Key, File]:
+        """Return the files in this folder and in the folders below it, but for folders read before."""
+        found: dict[Key, File] = {}
+        waiting = [folder]
+        while waiting and not self.is_over:
+            if (folder := waiting.pop()) in self._walked:
+                continue
+            self._walked.add(folder)
+            try:
+                entries = os.scandir(folder)
+            except OSError:
+                continue
+            with entries:
+                for entry in entries:
+                    if not self.take():
+                        break
+                    try:
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                        else:
+                            facts = entry.stat(follow_symlinks=False)
+                            found[facts.st_dev, facts.st_ino] = File(entry.path, facts.st_blocks * 512)
+                    except OSError:
+                        continue
+        return found
 
 
 def file_at(path: str) -> File | None:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from ..linux import procfs
+from .found_files import QUICK, WHOLE
 from .shared_memory_files import ShmFiles
 from .shared_memory_holders import Descriptors, Key
 from .usage import SharedObject
@@ -68,12 +69,12 @@ class SharedMemory:
 
     @property
     def at_most_bytes(self) -> int:
-        """Upper bound of the size now: all growth on this machine since the last scan counts as the run's."""
+        """Upper bound of the size now: all growth on this machine since the last whole scan is the run's."""
         return self._total + max(0, self._shmem_now - self._shmem_at_scan)
 
     @property
     def freed_bytes(self) -> int:
-        """Upper bound of what was freed of it since the last scan."""
+        """Upper bound of what was freed of it since the last whole scan."""
         return min(self._total, max(0, self._shmem_at_scan - self._shmem_now))
 
     @property
@@ -98,29 +99,32 @@ class SharedMemory:
     def scan_if_changed(self, pids: Collection[int], now: float, *, must: bool = False) -> bool:
         """Scan if something has changed and no pause is due; return whether a scan was made.
 
-        `must`: scan in a pause too, and after a smaller change, since the caller decides on the result.
+        `must`: scan in a pause too, and after a smaller change, and leave nothing out: the caller decides on
+        the result.
         """
         self._remember(pids)
         self._shmem_now = self._shmem()
         changed = abs(self._shmem_now - self._shmem_at_scan)
         is_new = self.poll_new_files()
-        if must and not is_new and changed < WORTH_BYTES // 4:
+        if must and self._files.is_whole and not is_new and changed < WORTH_BYTES // 4:
             return False
         if not must:
             is_quiet = not is_new and changed < WORTH_BYTES and now < self._idle_scan_at
             if now < self._next_scan_at or is_quiet:
                 return False
-        self.scan(pids, now)
+        self.scan(pids, now, whole=must)
         return True
 
-    def scan(self, pids: Collection[int], now: float) -> None:
-        """Find all shared memory of the run."""
+    def scan(self, pids: Collection[int], now: float, *, whole: bool = False) -> None:
+        """Find the shared memory of the run; `whole`: also what no time is for in each scan."""
         began = self._perf()
         self.poll_new_files()
         self._has_new_files = False
-        self._shmem_at_scan = self._shmem_now = self._shmem()
+        self._shmem_now = self._shmem()
         self._remember(pids)
-        self._files.scan(lambda: self._written(pids), pids)
+        self._files.scan(lambda: self._written(pids), pids, bounds=WHOLE if whole else QUICK)
+        if self._files.is_whole:  # else what was left out may have grown, or be gone
+            self._shmem_at_scan = self._shmem_now
         self._scan_sysv(pids)
         self._total = sum(one.size for one in self._files.found.values())
         self._total += sum(size for _, size in self._nameless.values())

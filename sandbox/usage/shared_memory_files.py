@@ -25,7 +25,7 @@ from ..linux import kernel
 from ..linux.name_watch import NameWatch
 from ..linux.walk_tree import walk_tree
 from . import shared_memory_holders as holders
-from .found_files import ENTRIES_A_SCAN, File, file_at, files_below, has_several_names, unlink_same
+from .found_files import AT_THE_END, QUICK, Bounds, File, FolderWalk, file_at, has_several_names, unlink_same
 from .shared_memory_holders import Key, key_of
 from .temporary_folders import TemporaryFolders
 
@@ -44,8 +44,6 @@ KEYS_KEPT = 200_000
 GONE_KEPT = 1000
 #: Most files that were announced and are not there: each is looked for whenever something may have changed.
 AWAITED_KEPT = 1000
-#: Most of what the run has reported, apart from what is found anyway, that is looked at in one scan.
-REPORTED_A_SCAN = 4000
 #: A pipe's capacity.
 PIPE_BYTES = 1 << 16
 
@@ -97,6 +95,8 @@ class ShmFiles:
         self._empty: dict[Key, str] = {}
         #: The run's files, as of the last scan.
         self.found: dict[Key, File] = {}
+        #: Whether the last scan has left out nothing that a deciding one looks at.
+        self.is_whole = True
 
     @property
     def has_unproven(self) -> bool:
@@ -154,15 +154,16 @@ class ShmFiles:
         written: Callable[[], dict[tuple[int, Key], str]],
         pids: Collection[int],
         *,
-        most: int = REPORTED_A_SCAN,
+        bounds: Bounds = QUICK,
     ) -> None:
         """Find all files of the run. `written` returns the files that its processes have open for writing.
 
-        `most`: so much is looked at that was reported and is not found anyway.
+        What lies beyond the bounds counts as it did in the scan before.
         """
+        walk = FolderWalk(bounds.entries)
         by_process = written()  # first: a file may be open for a moment only
         # First the files, then their holders: a file made in between is left to the next scan.
-        top = list(self._new_entries())
+        top = list(self._new_entries(walk))
         by_process.update(written())
         for pid in pids:
             mapped = holders.mapped_by([pid], self.devices, for_writing=True).items()
@@ -188,7 +189,8 @@ class ShmFiles:
                     self._claimed[key] = file.path  # it may have been renamed
                 elif len(self._others) < KEYS_KEPT:
                     self._others.add(key)
-        self._look_at_reported(found, top, most)
+        reported = FolderWalk(walk.left)
+        is_looked_at = self._look_at_reported(found, top, reported, bounds.reported)
         for key, path in list(self._claimed.items()):
             if key not in found:
                 # Made since the list was read, or in an older folder.
@@ -196,30 +198,42 @@ class ShmFiles:
                     found[key] = same
                 elif key not in held:
                     del self._claimed[key]
+        if not is_looked_at or reported.is_over:
+            unseen = [one for one in self.found.items() if one[0] not in found]
+            found.update(unseen[bounds.reported :])
+            found.update(one for one in unseen[: bounds.reported] if key_of(one[1].path) == one[0])
         self.found = found
+        self.is_whole = bounds.is_whole or (is_looked_at and not reported.is_over)
 
-    def _look_at_reported(self, found: dict[Key, File], top: Collection[_ShmEntry], most: int) -> None:
-        """Add what the run has reported to have made in older folders, and forget what is long gone."""
+    def _look_at_reported(
+        self, found: dict[Key, File], top: list[_ShmEntry], walk: FolderWalk, most: int
+    ) -> bool:
+        """Add what was made in older folders, and forget what is long gone; return whether that is all."""
         gone = []
         tops = {entry.key for entry in top}
-        read = tuple(f"{entry.path}/" for entry in top if entry.is_folder and entry.key in self._made)
+        read = {entry.path for entry in top if entry.is_folder and entry.key in self._made}
+        inside: dict[str, bool] = {}  # the folders that were looked at
         others = [(key, path) for key, path in self._made.items() if key not in tops and key not in found]
-        for key, _ in others[most:]:
-            if key in self.found:
-                found[key] = self.found[key]
         for key, path in others[:most]:
             del self._made[key]
             self._made[key] = path  # at the end: the next scan looks at others first
-            if not self._is_at(path, key):
+            folder = os.path.dirname(path)
+            if folder not in inside:
+                inside[folder] = self._is_inside(folder)
+            facts = None
+            with contextlib.suppress(OSError):
+                facts = os.lstat(path)
+            if facts is None or (facts.st_dev, facts.st_ino) != key or not inside[folder]:
                 gone.append(key)
-            elif os.path.isdir(path) and not os.path.islink(path):
-                if not path.startswith(read):  # or its files are among those of the folder that it is in
-                    found.update(files_below(path))
-            elif (same := file_at(path)) is not None:
-                found[key] = same
+                self.found.pop(key, None)
+            elif not stat.S_ISDIR(facts.st_mode):
+                found[key] = File(path, facts.st_blocks * 512)
+            elif self._top_of(path) not in read:  # or its files are among those of the folder that it is in
+                found.update(walk.files_below(path))
         if len(gone) > GONE_KEPT:
             for key in gone:
                 del self._made[key]
+        return len(others) <= most
 
     def remove(self) -> tuple[list[File], list[File]]:
         """Remove what the run has left; return what was removed, and what may be the run's without proof.
@@ -227,10 +241,10 @@ class ShmFiles:
         Called after the last process of the tree has ended: a process that holds a file is a stranger. Where
         this user has other processes than hkrunner's, any of them may have made what has no proof.
         """
-        self.scan(dict, (), most=KEYS_KEPT)
+        self.scan(dict, (), bounds=AT_THE_END)
         self._temporary.remove()
         doubtful = []
-        for entry in self._new_entries(others=True):
+        for entry in self._new_entries(FolderWalk(AT_THE_END.entries), others=True):
             size = sum(file.size for key, file in entry.files.items() if key not in self.found)
             if size >= WORTH_TELLING_BYTES:
                 doubtful.append((entry, size))
@@ -258,10 +272,17 @@ class ShmFiles:
 
     def _is_at(self, path: str, key: Key) -> bool:
         """Whether this is at the path, and in one of the folders: a report may name what is anybody's."""
-        if key_of(path) != key:
-            return False
-        parent = os.path.realpath(os.path.dirname(path)) + "/"
-        return parent.startswith(tuple(f"{one}/" for one in self._folders))
+        return key_of(path) == key and self._is_inside(os.path.dirname(path))
+
+    def _is_inside(self, folder: str) -> bool:
+        return f"{os.path.realpath(folder)}/".startswith(tuple(f"{one}/" for one in self._folders))
+
+    def _top_of(self, path: str) -> str:
+        """Return the file or folder at the top of a watched folder that this is, or lies in."""
+        for one in self._folders:
+            if path.startswith(f"{one}/"):
+                return f"{one}/{path[len(one) + 1 :].partition('/')[0]}"
+        return path
 
     def _names_of_linked_files(self) -> dict[Key, list[File]]:
         """Return all names of the run's files that have several: a file uses memory as long as it has one."""
@@ -299,7 +320,7 @@ class ShmFiles:
         while waiting:
             folder = waiting.pop(0)
             self._watch(folder)  # first, so that no file is missed
-            if len(found) > ENTRIES_A_SCAN and folder not in self._folders:
+            if len(found) > QUICK.entries and folder not in self._folders:
                 self._closed.add(folder)
                 continue
             try:
@@ -321,9 +342,8 @@ class ShmFiles:
     def _is_closed(self, path: str) -> bool:
         return any(path.startswith(folder + "/") for folder in self._closed)
 
-    def _new_entries(self, *, others: bool = False) -> Iterator[_ShmEntry]:
+    def _new_entries(self, walk: FolderWalk, *, others: bool = False) -> Iterator[_ShmEntry]:
         """Yield what this user has made at the top since the start; `others`: strangers' files too."""
-        count = 0
         for folder in self._folders:
             try:
                 device = os.stat(folder).st_dev
@@ -335,8 +355,7 @@ class ShmFiles:
                     key = (device, entry.inode())
                     if key in self._before or (key in self._others and not others):
                         continue
-                    count += 1
-                    if count > ENTRIES_A_SCAN:
+                    if not walk.take():
                         return
                     try:
                         facts = entry.stat(follow_symlinks=False)
@@ -346,7 +365,7 @@ class ShmFiles:
                         continue
                     if stat.S_ISDIR(facts.st_mode):
                         self._watch(entry.path)
-                        yield _ShmEntry(key, entry.path, True, False, files_below(entry.path))
+                        yield _ShmEntry(key, entry.path, True, False, walk.files_below(entry.path))
                     else:
                         file = File(entry.path, facts.st_blocks * 512)
                         yield _ShmEntry(key, entry.path, False, stat.S_ISREG(facts.st_mode), {key: file})

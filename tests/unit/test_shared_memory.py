@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.linux import kernel
-from hkrunner.sandbox.usage import shared_memory_files, shared_memory_holders
+from hkrunner.sandbox.usage import shared_memory, shared_memory_files, shared_memory_holders
+from hkrunner.sandbox.usage.found_files import Bounds
 from hkrunner.sandbox.usage.shared_memory import SharedMemory
 from support.trees import Tree
 from support.waiting import wait_until
@@ -354,9 +355,71 @@ def test_a_flood_of_reports_costs_no_scan_more_than_its_share(
         (folder / "old" / name).write_bytes(b"x" * MI)
         report(writing, folder / "old" / name)
     for count in (2, 4, 5, 5):
-        shared._files.scan(dict, (), most=2)
+        shared._files.scan(dict, (), bounds=Bounds(1000, 2, is_whole=False))
         assert len(shared._files.found) == count
     assert removed_by(shared) == (set("abcde"), set())
+    shared.close()
+    os.close(writing)
+
+
+def test_what_a_quick_scan_leaves_out_is_looked_at_before_a_decision(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "QUICK", Bounds(100, 2, is_whole=False))
+    (folder / "old").mkdir()
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    shared = SharedMemory(folders=[str(folder)], reports=reading)
+    files = [folder / "old" / name for name in "abcdef"]
+    for one in files:
+        one.write_bytes(b"x" * MI)
+        report(writing, one)
+    shared.scan([], 0.0)
+    assert shared.total_bytes == 2 * MI
+    assert shared.scan_if_changed([], 0.0, must=True)
+    assert shared.total_bytes == 6 * MI
+    for one in files:
+        one.unlink()
+    shared.scan([], 0.0)
+    assert shared.total_bytes == 2 * MI, "the rest counts as before"
+    assert shared.scan_if_changed([], 0.0, must=True)
+    assert shared.total_bytes == 0
+    shared.close()
+    os.close(writing)
+
+
+def test_a_scan_reads_no_folder_twice_and_no_more_than_its_bounds(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "old").mkdir()
+    reading, writing = os.pipe2(os.O_NONBLOCK)
+    shared = SharedMemory(folders=[str(folder)], reports=reading)
+    (folder / "new").mkdir()
+    report(writing, folder / "new")
+    (folder / "new" / "data").write_bytes(b"x" * MI)
+    (top := folder / "old" / "a").mkdir()
+    nested = [top, *(top / f"{number}" for number in range(3))]
+    for one in nested[1:]:
+        one.mkdir()
+    (nested[-1] / "data").write_bytes(b"x" * MI)
+    for one in reversed(nested):
+        report(writing, one)
+    read: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: read.append(path) or scandir(path))
+    shared.scan([], 0.0)
+    assert shared.total_bytes == 2 * MI
+    assert sorted(read) == sorted(map(str, [folder, folder / "new", *nested]))
+    for number in range(30):
+        (folder / "new" / f"empty{number}").mkdir()
+    monkeypatch.setattr(shared_memory, "QUICK", Bounds(10, 10, is_whole=False))
+    read.clear()
+    shared.scan([], 0.0)
+    assert len(read) <= 10 and shared.total_bytes == 2 * MI, "what was not seen counts as before"
+    (nested[-1] / "data").unlink()
+    shared.scan([], 0.0)
+    assert shared.total_bytes == MI
+    assert shared.scan_if_changed([], 0.0, must=True)
+    assert shared.total_bytes == MI
     shared.close()
     os.close(writing)
 
