@@ -235,7 +235,12 @@ class TreeSampler:
         if self._table.walk_due or not counts or now >= self._look_at - SOONEST_S:
             return False
         births = self._table.births()
-        if births and self._limit is None:
+        if births and self._limit is None and self._pids is None and self._is_walk_due(now):
+            # On a busy machine they are mostly others: then the tree is not measured 100 times a second.
+            self._table.walk(None)
+            if self._table.newborn:
+                return False
+        elif births and self._limit is None and self._pids is not None:
             return False
         if self._pids is not None and len(self.processes) + births > self._pids:
             return False
@@ -306,8 +311,8 @@ class TreeSampler:
         return min(most_s, max(SOONEST_COUNT_S, (self._pids - len(self.processes) - births) / BIRTH_RATE))
 
     def _pause(self) -> float:
-        shared_bytes = self._shared.total_bytes if self._shared is not None else 0
-        if self._limit is None and len(self.processes) == 1 and not shared_bytes:
+        is_shared = self._shared is not None and self._shared.is_used
+        if self._limit is None and len(self.processes) == 1 and not is_shared:
             return ALONE_S
         pause = min(LATEST_S, self._time_to_limit())
         # Near the limit, each look without growth makes the pause longer, up to four times. Further away, up

@@ -68,6 +68,12 @@ class SharedMemory:
         return self._total
 
     @property
+    def is_used(self) -> bool:
+        """Whether the last scan found any beside hkrunner's own memory files, which are named so."""
+        own = sum(size for name, size in self._nameless.values() if name.startswith("hkrunner"))
+        return self._total > own
+
+    @property
     def at_most_bytes(self) -> int:
         """Upper bound of the size now: all growth on this machine since the last whole scan is the run's."""
         return self._total + max(0, self._shmem_now - self._shmem_at_scan)

@@ -318,6 +318,37 @@ def test_processes_that_the_kernels_lists_miss_are_found_by_the_second_walk(
     sampler.close()
 
 
+def test_forks_elsewhere_on_the_machine_cost_no_look_at_a_child_without_others(
+    fast: TreeSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Tree(fast) as tree:
+        pids = {tree.start(code=SLEEPER)}
+        now = time.monotonic()
+        fast.look(now)
+        fast._look_at = math.inf
+        monkeypatch.setattr(fast._table, "births", lambda: 1)
+        assert fast.can_wait(now + 10) and fast.next_at > now + 10
+        pids.add(tree.start(code=SLEEPER))
+        assert not fast.can_wait(now + 20)
+        fast.look(now + 20)
+        assert set(fast.pids()) == pids
+
+
+def test_our_own_memory_files_cost_no_more_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = SharedMemory()
+    sampler = TreeSampler(os.getpid(), Limits(), shared=shared)
+    code = "import os, time; fd = os.memfd_create(NAME); os.write(fd, b'x' * 9999); print(fd); " + SLEEPER
+    for name, pause in (("hkrunner", ALONE_S), ("array", MEASURING_S)):
+        with Tree(sampler) as tree:
+            tree.start(code=code.replace("NAME", repr(name)))
+            tree.watch(lambda: shared.scan(sampler.pids(), 0.0) or shared.total_bytes, what="the memory file")
+            now = time.monotonic()
+            sampler.look(now)
+            assert sampler._look_at == pytest.approx(now + pause)
+    sampler.close()
+    shared.close()
+
+
 def test_rusage_of_a_process_that_was_never_sampled_is_in_the_sum(fast: TreeSampler) -> None:
     fast.reaped(99999999, SimpleNamespace(ru_utime=1.5, ru_stime=0.5))
     assert fast.cpu_ns() == 2_000_000_000
@@ -431,17 +462,13 @@ def test_a_process_that_is_alone_is_read_again_soon_only_if_another_may_have_bee
     with Tree(fast) as tree:
         tree.start(code=SLEEPER)
         tree.watch(lambda: fast.usage.processes == 1, what="one process")
-        born = [0]
-        monkeypatch.setattr(fast._table, "births", lambda: born[0])
+        monkeypatch.setattr(fast._table, "births", lambda: 0)
         now = time.monotonic()
         fast.restart_peak(now)
         fast.look(now)
         at = fast.next_at
         assert at <= now + MEASURING_S, "forks are counted as often as with several processes"
         assert fast.can_wait(at) and at < fast.next_at <= at + MEASURING_S
-        born[0] = 1
-        assert not fast.can_wait(at)
-        born[0] = 0
         assert not fast.can_wait(now + ALONE_S)
         later = now + 2 * STARTING_S
         fast.look(later)
