@@ -16,6 +16,8 @@ from .plain_values import key_shown, shortened
 _SCALARS = frozenset((str, int, bool, type(None), bytes))
 #: At most this many values are looked at: about 2 ms.
 LOOKED_AT = 10_000
+#: The key of the only number of an array without dimensions, or of a scalar of numpy's.
+_ITSELF = object()
 
 
 def place_of_first(value: Any) -> str | None:
@@ -30,7 +32,7 @@ def place_of_first(value: Any) -> str | None:
             left -= 1
             if type(item) is float:
                 if not math.isfinite(item):
-                    return shortened(f"{place}[{key_shown(key)}]")
+                    return place if key is _ITSELF else shortened(f"{place}[{key_shown(key)}]")
             elif type(item) not in _SCALARS:
                 waiting.append((shortened(f"{place}[{key_shown(key)}]"), item))
     return None
@@ -46,6 +48,6 @@ def _items(value: Any, most: int) -> Iterable[tuple[Any, Any]]:
         return enumerate(value)
     if kind.__module__ == "numpy" and getattr(getattr(value, "dtype", None), "kind", "") == "f":
         if value.ndim == 0:
-            return [("", value.item())]
+            return [(_ITSELF, value.item())]
         return enumerate(value[:most].tolist() if value.ndim == 1 else value)
     return ()

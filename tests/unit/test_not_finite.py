@@ -21,6 +21,8 @@ NAN = math.nan
         ({"rows": [{"a": 1.0}, {"a": NAN}]}, "result['rows'][1]['a']"),
         ((1.0, (2.0, math.inf)), "result[1][1]"),
         (numpy.array([1.0, numpy.inf]), "result[1]"),
+        (numpy.float64(NAN), "result"),
+        ({"a": [1, numpy.float32(NAN)]}, "result['a'][1]"),
         ({"m": numpy.array([[1.0, 2.0], [3.0, numpy.nan]], "f4")}, "result['m'][1][1]"),
         ([NAN] + [0.0] * not_finite.LOOKED_AT, "result[0]"),
     ],
