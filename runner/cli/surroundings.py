@@ -28,11 +28,12 @@ def explain(error: BaseException) -> str | None:
             "no further process or thread can be started: this user, or the container, has as many as it may"
             f" (ulimit -u is {shown})"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{os.strerror(error.errno)}"
-    # CPython may lose a MemoryError in C code, and raise a SystemError instead.
-    if isinstance(error, MemoryError) or "without exception set" in str(error):
+    # CPython may lose a MemoryError in C code, and raise a SystemError instead; a listing, ENOMEM.
+    is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError) or is_refused or "without exception set" in str(error):
         limit = _memory_limit()
         return f"hkrunner itself has no memory left{f': {limit}' if limit else ''}"
     return None

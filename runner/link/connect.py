@@ -37,7 +37,7 @@ class Attempt:
         greet: Callable[[socket.socket], None] | None = None,
     ) -> None:
         """Later, in the loop, call connected(client of the package) or failed(reason for a user); neither
-        after give_up().
+        after give_up(). Raises RuntimeError where no thread can be started.
 
         `greet`, called in the thread, receives what has to come first on a new connection.
         """
@@ -50,11 +50,7 @@ class Attempt:
         self._is_over = False
         #: The number of the listening socket that took the connection, once there is one; see Identity.
         self.listener: int | None = None
-        try:
-            threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
-        except RuntimeError as error:  # the algorithm may have used up the container's threads
-            reason = f"{error}"
-            loop.after(0, lambda: self._tell(failed, reason))
+        threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
 
     @property
     def has_socket(self) -> bool:

@@ -60,20 +60,29 @@ class Connector:
         self._greet = greet
         self.state = ConnectionState.DISCONNECTED
         self._attempt: Attempt | None = None
+        self._has_begun = False  #: whether the first attempt was made
         self._tries = 0  #: attempts since a connection has last been of use
         self._since = 0.0  #: when the last connection was made, or lost
         self._timer: Timer | None = None  #: the end of the attempt, or of the pause
 
     def begin(self) -> None:
-        """Make the first attempt."""
+        """Make the first attempt. Raises RuntimeError where no thread can be started for it."""
         assert self.state is ConnectionState.DISCONNECTED
         self._since = self._loop.clock()
         self._connect()
+        self._has_begun = True
 
     def _connect(self) -> None:
         self.state = ConnectionState.CONNECTING
-        self._attempt = Attempt(self._loop, self._url, self._connected, self._failed, self._greet)
-        self._set_patience()
+        try:
+            self._attempt = Attempt(self._loop, self._url, self._connected, self._failed, self._greet)
+        except RuntimeError as error:
+            if not self._has_begun:
+                raise  # the limit was there before any algorithm: another attempt would not help
+            reason = str(error)  # the algorithm may have used up the container's threads
+            self._timer = self._loop.after(0, lambda: self._failed(reason))
+        else:
+            self._set_patience()
 
     def _set_patience(self) -> None:
         patience_s = CONNECT_TIMEOUT_S

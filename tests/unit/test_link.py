@@ -272,7 +272,9 @@ def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_eve
         world.close()
 
 
-def test_an_attempt_for_which_there_is_no_thread_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attempt_for_which_there_is_no_thread_is_made_again_but_not_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -280,7 +282,17 @@ def test_an_attempt_for_which_there_is_no_thread_is_made_again(monkeypatch: pyte
     try:
         with monkeypatch.context() as without_threads:
             without_threads.setattr(threading.Thread, "start", refuse)
-            world.link.open()
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                world.link.open()
+    finally:
+        world.close()
+    world = World()
+    try:
+        world.link.open()
+        wire = world.accept()
+        with monkeypatch.context() as without_threads:
+            without_threads.setattr(threading.Thread, "start", refuse)
+            wire.close()
             world.until(lambda: world.listener.unreachable, "the attempt")
         world.pass_time(1.0)
         world.accept()

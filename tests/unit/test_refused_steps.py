@@ -18,6 +18,7 @@ from hkrunner.boards.runs.files import ProcessIdentity
 from hkrunner.runner.app import build_image, in_process
 from hkrunner.runner.app.in_process import _SupervisorEnd
 from hkrunner.runner.cli.run import values_of
+from hkrunner.runner.cli.surroundings import explain
 from hkrunner.runner.errors import HkrunnerError, SettingsError
 from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.sandbox.parent.warden_launch import has_ended
@@ -104,3 +105,8 @@ def test_in_process_is_refused_in_one_sentence_where_the_system_has_no_pidfds(tm
     settings = settings_of(values_of(["-e", "main.py", "--in-process"]), {})
     with pytest.raises(HkrunnerError, match=r"^--in-process needs Linux 5\.3 .* \(.*\): run the code"):
         in_process.run(settings, Location(str(tmp_path), "main", "start", str(tmp_path / "main.py")))
+
+
+def test_a_folder_that_cannot_be_listed_for_lack_of_memory_is_a_matter_of_memory() -> None:
+    sentence = explain(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), "hkrunner/sandbox/codec"))
+    assert sentence is not None and sentence.startswith("hkrunner itself has no memory left")
