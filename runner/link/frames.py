@@ -121,6 +121,11 @@ class Reader:
         return bool(self._input or self._fragments) or self._target is not None
 
     @property
+    def is_amid_message(self) -> bool:
+        """The same, but for a part of a control frame."""
+        return self.is_amid and not (self._input and self._input[0] & 0x8 and not self._fragments)
+
+    @property
     def position(self) -> tuple[int, int, int]:
         """How far the reader is in a message that is arriving: it moves on if this value changes."""
         return self._got if self._target is not None else 0, len(self._input), self._total

@@ -28,7 +28,9 @@ NODE_RUN = (
 NODE_MESSAGE_LIMIT = (
     " const streams = runner._streamingManager, handle = streams?._onMessage;"
     " if (handle) streams._onMessage = async (message) => {"
-    f' const timer = setTimeout(() => runner._sendCommand({{ command: "{messages.OVERDUE}" }}), %d);'
+    " const task = runner._input;"  # of the next task it would be untrue
+    f' const tell = () => runner._input === task && runner._sendCommand({{ command: "{messages.OVERDUE}" }});'
+    " const timer = setTimeout(tell, %d);"
     " try { return await handle.call(streams, message); } finally { clearTimeout(timer); } };"
 )
 #: A longer timer of Node's ends at once.

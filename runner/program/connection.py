@@ -161,7 +161,7 @@ class ProgramConnection:
         end = time.monotonic() + CATCH_UP_S
         while self._read_some(while_paused=True) and time.monotonic() < end:
             pass
-        return self._reader.is_amid
+        return self._reader.is_amid_message
 
     def _read_turn(self) -> None:
         self._read_some()

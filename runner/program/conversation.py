@@ -170,7 +170,9 @@ class Conversation:
                 self._hold_back(f"`{command}` while it had no task")
         elif handler is None:
             self._hold_back(f"{command[:80]!r}, which is no message for HKube's worker")
-        elif not has_task and command != "stopped":
+        elif command == "stopped" and self._owes_stopped and (not has_task or self._talk is Talk.SENDING):
+            self._owes_stopped = False  # of the task before, which has its answer
+        elif not has_task:
             self._hold_back(f"`{command}` while it had no task")
         elif self._talk is Talk.SENDING:
             self._hold_back(f"`{command}` before it had read its task")
@@ -265,8 +267,6 @@ class Conversation:
             else:
                 self._answer(Failed("ALGORITHM_ERROR", "ALGORITHM_ERROR: stopped", ends=True))
             self._on_unsure()
-        elif not asked and self._talk is Talk.NONE:
-            self._hold_back("`stopped` while it had no task")
         elif not asked:
             # HKube's worker would take it for a success without a result.
             text = "ALGORITHM_ERROR: the program said `stopped`, unasked"

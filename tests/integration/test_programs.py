@@ -257,16 +257,20 @@ def test_the_wrapper_for_node_says_when_a_listener_waits_for_too_long(tmp_path: 
         const streams = { _onMessage: (ms) => new Promise((resolve) => setTimeout(() => resolve(ms), ms)) };
         setImmediate(async () => {
             console.log(await streams._onMessage(1));
+            streams._onMessage(60_000);
+            runner._input = "the next task";
+            await new Promise((resolve) => setTimeout(resolve, 200));
             await streams._onMessage(60_000);
         });
-        exports.run = () => ({
+        const runner = {
             _streamingManager: streams,
-            _sendCommand: (message) => { console.log(JSON.stringify(message)); process.exit(); }
-        });
+            _sendCommand: ({ command }) => { console.log(command, runner._input); process.exit(); }
+        };
+        exports.run = () => runner;
         """
     )
     command: list[str | Path] = ["node", "-e", NODE_RUN + NODE_MESSAGE_LIMIT % 100]
-    assert run_command(command, cwd=tmp_path).stdout == '1\n{"command":"messageOverdue"}\n'
+    assert run_command(command, cwd=tmp_path).stdout == "1\nmessageOverdue the next task\n"
 
 
 def sums(ended: Result) -> list[float]:

@@ -18,7 +18,7 @@ from hkrunner.runner.program.channel import ProgramChannel
 from hkrunner.runner.program.connection import ProgramConnection
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
 from hkrunner.sandbox.shared.message_format import ProcessMessage
-from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start
+from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start, TaskRead
 from support.waiting import wait_until
 
 
@@ -224,6 +224,7 @@ def test_a_program_that_says_goodbye_is_answered(program: Program) -> None:
 
 def test_a_program_that_sends_pings_and_reads_nothing_takes_no_memory(program: Program) -> None:
     pings = [masked(9, f"{number:0100}".encode()) for number in range(4000)]
+    program.connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     program.sends(b"".join(pings), step=100_000)
     assert len(program.connection._queue) == 1
     program.sock.setblocking(False)
@@ -294,8 +295,16 @@ def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
             channel.pause()  # as while the worker takes nothing
             program.sendall(masked(1, b'{"command":"errorMessage","error":{"message":"late"}}') + large[:999])
             wait_until(lambda: not channel.is_quiet, deadline_s=10, what="its late message")
+        # A part of a pong is no message that began before the third task, and a late `stopped` no answer.
+        program.sendall(large[999:] + masked(1, b'{"command":"stopped"}') + masked(10, b"pong")[:3])
+        wait_until(lambda: not channel.is_quiet, deadline_s=10, what="its pong")
+        channel.send(3, Initialize(b'{"command":"initialize","data":{}}'))
+        channel.resume()
+        program.sendall(masked(10, b"pong")[3:] + masked(1, b'{"command":"initialized"}'))
+        hears(3, Initialized)
     assert not broken
+    assert [type(one) for number, one in heard if number == 3] == [TaskRead, Initialized]
     assert [type(one) for number, one in heard if number == 2][1:] == [Initialized, Done]
     said = [one.text for _, one in heard if isinstance(one, Problem)]
-    assert [text.split("`")[1] for text in said] == ["errorMessage", "done"]
+    assert [text.split("`")[1] for text in said] == ["errorMessage", "done", "stopped"]
     assert all("while it had no task" in text for text in said)

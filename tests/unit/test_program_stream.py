@@ -98,6 +98,23 @@ def test_a_program_that_reports_nothing_is_asked_to_hand_out_what_it_has() -> No
     assert talk.asked == ["returned", "hand out"]
 
 
+def test_the_stopped_that_a_program_owes_its_last_task_is_not_the_answer_of_the_next_one() -> None:
+    for is_amid in (True, False):
+        talk = Talk(children=())
+        talk.conversation.stop()
+        talk.says("done", 7)
+        talk.conversation.begin(2, is_amid=is_amid)
+        if is_amid:
+            talk.conversation.initialize_sent(2)
+        talk.says("stopped")
+        talk.conversation.initialize_sent(2)
+        talk.says("initialized")
+        talk.conversation.start()
+        talk.says("stopped")
+        assert [type(one) for one in talk.heard] == [Done, Initialized, Failed], is_amid
+        assert "unasked" in talk.heard[-1].message
+
+
 def test_a_program_that_never_says_stopped_has_its_result_all_the_same() -> None:
     talk = Talk()
     talk.says("done", 7)
