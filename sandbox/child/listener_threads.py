@@ -12,6 +12,7 @@ from typing import Callable, Dict, Optional
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .stream_message import StreamMessage
+from .stream_reports import with_memory
 
 
 def leave_stacks_to_the_main_thread() -> None:
@@ -41,16 +42,16 @@ class ListenerThreads:
         """Have the thread of the message's connection deliver it; without one, deliver it here."""
         waiting = self._queues.get(message.source)
         if waiting is None:
-            waiting = queue.SimpleQueue()
-            name = f"hkrunner-stream-{message.origin}"
             try:
+                waiting = self._queues[message.source] = queue.SimpleQueue()
+                name = f"hkrunner-stream-{message.origin}"
                 threading.Thread(target=self._deliver_all, args=(waiting,), name=name, daemon=True).start()
             except (RuntimeError, MemoryError) as error:  # no process (--pids), or no memory for its stack
+                self._queues.pop(message.source, None)
                 self._say_once("no further thread: messages of all nodes are handled in turn", error)
                 self._deliver(message)
                 return
-            self._queues[message.source] = waiting
-        waiting.put(message)
+        with_memory(waiting.put, message)
 
     def _deliver_all(self, waiting: queue.SimpleQueue[Optional[StreamMessage]]) -> None:
         leave_stacks_to_the_main_thread()
@@ -62,11 +63,12 @@ class ListenerThreads:
 
     def end_of(self, source: int) -> None:
         """End the thread of this connection, if it has one, once it has delivered what it has."""
-        waiting = self._queues.pop(source, None)
+        waiting = self._queues.get(source)
         if waiting is not None:
-            waiting.put(None)
+            waiting.put(None)  # first: there may be no memory for it
+            del self._queues[source]
 
     def end(self) -> None:
         """End all of them."""
         for source in list(self._queues):
-            self.end_of(source)
+            with_memory(self.end_of, source)

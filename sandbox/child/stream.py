@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Callable, Iterator, List, Mapping, Optional, Set
+from typing import Any, Callable, Iterator, List, Mapping, Optional
 
 from ..codec import codec
 from ..shared import shared_rings, stream_frames
@@ -28,6 +28,7 @@ from .event_loop import can_be_awaited, was_not_run
 from .frame_socket import send_whole
 from .listener_threads import ListenerThreads, leave_stacks_to_the_main_thread
 from .stream_message import StreamMessage, read_message
+from .stream_reports import RETRY_S, StreamReports, with_memory
 from .stream_routes import Routes
 
 #: HKube's header: version, its length, kind of the payload, encoding, two unused bytes, "HK".
@@ -36,8 +37,6 @@ _RAW, _ENCODED = 1, 2
 _MAGIC = b"HK"
 #: Payloads from this size on are not copied to be written with their head.
 LARGE_BYTES = 16 * 1024
-#: The thread that reads tries again after this time where it had no memory.
-RETRY_S = 0.05
 
 NOT_STREAMING = (
     "Trying to send a message from a none stream pipeline or after close had been applied on algorithm"
@@ -79,7 +78,7 @@ class Stream:
         _flow.set(None)  # of the last message of an earlier task
         self._children: List[str] = list(args.get("childs") or ())
         self._parents: List[str] = list(args.get("parents") or ())
-        self._report = report
+        self._reports = StreamReports(report)
         self._before_waiting = before_waiting
         self._lock = threading.Lock()  #: for writing
         self._pid = os.getpid()
@@ -92,7 +91,6 @@ class Stream:
         self._is_aborted = False  #: nothing is delivered any more
         self._is_lost = False
         self._quiesced, self._drained = threading.Event(), threading.Event()
-        self._was_said: Set[str] = set()
         # The first frame, from a process that never waits for us.
         opened = self._read_first()
         self._most_bytes = opened.number or stream_frames.FRAME_MAX
@@ -130,7 +128,9 @@ class Stream:
                 raise ApiError("Streaming default flow is None")
         route = self._routes.find(flow)
         if not route.leads_on:
-            self._say_once(f"sendMessage: nothing follows node {self._node} there; the message goes nowhere")
+            self._reports.say_once(
+                f"sendMessage: nothing follows node {self._node} there; the message goes nowhere"
+            )
             return
         kind = type(message)
         if kind is bytes or kind is bytearray or kind is memoryview:
@@ -191,31 +191,33 @@ class Stream:
         self._begin()
         while not self._quiesced.is_set() and not self._is_aborted:
             self._before_waiting(self._socket.fileno())
-            for one in self._read():
-                message = self._read_frame(one)
+            for one in self._read():  # without memory for these bytes, the task fails: nothing here frees any
+                message = self._take(one)
                 if message is not None and not self._is_aborted:
                     yield message
 
     def done(self, message: StreamMessage, began: float) -> None:
         """The message is handled; `began`: when that began, on the clock of time.perf_counter()."""
-        self._write_done(message.number, (time.perf_counter() - began) * 1000)
+        with_memory(self._write_done, message.number, (time.perf_counter() - began) * 1000)
 
     def _write_done(self, number: int, duration_ms: float) -> None:
         with self._lock:
             self._write(frame(stream_frames.DONE, number, DURATION.pack(duration_ms)))
 
     def value_of(self, message: StreamMessage) -> Any:
-        """Return what was sent. Raises MessageInvalid where a node before this one has sent no value."""
+        """Return what was sent. Raises MessageInvalid where that has no value, or no memory is left."""
         header, payload = message.header, message.payload
-        if header[-2:] == _MAGIC and header[2] == _RAW:
-            return bytes(payload)
         try:
+            if header[-2:] == _MAGIC and header[2] == _RAW:
+                return bytes(payload)
             return codec.decode(self._encoding, payload)
         except ValueError as error:
             if header[-2:] != _MAGIC:
                 return bytes(payload)
-            self._say_once(f"a message of {message.origin} cannot be read", error)
-            raise MessageInvalid from None
+            self._reports.say_once(f"a message of {message.origin} cannot be read", error)
+        except MemoryError as error:
+            self._reports.say(f"there is no memory for a message of {message.origin}", error)
+        raise MessageInvalid
 
     @staticmethod
     def handle(message: StreamMessage) -> None:
@@ -252,27 +254,32 @@ class Stream:
             self._drained.set()
         return None
 
+    def _take(self, one: StreamFrame) -> Optional[StreamMessage]:
+        """Take a frame; a message that there is no memory for is reported, and done."""
+        try:
+            return self._read_frame(one)
+        except MemoryError as error:
+            self._reports.say("there is no memory for a message, which is lost", error)
+            with_memory(self._write_done, one.number, 0.0)
+            return None
+
     # ---- in the reading thread
 
     def _run(self) -> None:
         leave_stacks_to_the_main_thread()
-        threads = ListenerThreads(self._deliver, self._say_once)
+        threads = ListenerThreads(self._deliver, self._reports.say_once)
         try:
             while not self._drained.is_set():
                 for one in self._read_patiently():
-                    try:
-                        message = self._read_frame(one)
-                        if one.kind == stream_frames.LEFT:
-                            threads.end_of(one.number)
-                        elif message is None:
-                            pass
-                        elif threads.are_there or self._sources > 1 or len(self._parents) > 1:
-                            threads.hand_over(message)
-                        else:  # no listener can wait for the message of another node
-                            self._deliver(message)
-                    except MemoryError as error:
-                        self._report("there is no memory for a message, which is lost", error)
-                        self._write_done(one.number, 0.0)
+                    message = self._take(one)
+                    if one.kind == stream_frames.LEFT:
+                        with_memory(threads.end_of, one.number)
+                    elif message is None:
+                        pass
+                    elif threads.are_there or self._sources > 1 or len(self._parents) > 1:
+                        threads.hand_over(message)
+                    else:  # no listener can wait for the message of another node
+                        self._deliver(message)
         except StreamLost:
             pass  # the parent says so, and ends this process
         threads.end()
@@ -283,22 +290,22 @@ class Stream:
             try:
                 return self._read()
             except MemoryError as error:
-                self._say_once("there is no memory for messages; they wait", error)
+                self._reports.say_once("there is no memory for messages; they wait", error)
                 time.sleep(RETRY_S)
 
     def _deliver(self, message: StreamMessage) -> None:
         """Call the listeners. As in HKube's wrapper, what one raises is logged, and the stream goes on."""
         began = time.perf_counter()
-        self.handle(message)
         try:
+            self.handle(message)
             if not self._is_aborted:
                 self._call_listeners(message)
         except MessageInvalid:
             pass
         except MemoryError as error:
-            self._report(f"there is no memory for a message of {message.origin}", error)
+            self._reports.say(f"there is no memory for a message of {message.origin}", error)
         finally:
-            _flow.set(None)
+            with_memory(_flow.set, None)
         if os.getpid() != self._pid:
             os._exit(0)  # a fork of the user's that returned from the listener
         try:
@@ -309,19 +316,16 @@ class Stream:
     def _call_listeners(self, message: StreamMessage) -> None:
         value = self.value_of(message)
         if not self._listeners:
-            self._say_once("messages come, and are lost: no listener is registered (registerInputListener)")
+            self._reports.say_once(
+                "messages come, and are lost: no listener is registered (registerInputListener)"
+            )
         for listener in list(self._listeners):
             try:
                 result = listener(value, message.origin)
                 if result is not None and (can_be_awaited(result) or was_not_run(result)):
-                    self._say_once("a listener is a coroutine or has a yield: nothing of it was run")
+                    self._reports.say_once("a listener is a coroutine or has a yield: nothing of it was run")
             except BaseException as error:  # noqa: BLE001 - the edge of user code
-                self._report(f"a listener raised for a message of {message.origin}", error)
-
-    def _say_once(self, text: str, error: Optional[BaseException] = None) -> None:
-        if text not in self._was_said:
-            self._was_said.add(text)
-            self._report(text, error)
+                self._reports.say(f"a listener raised for a message of {message.origin}", error)
 
     # ---- the end
 

@@ -376,6 +376,7 @@ class TaskServer:
 
     def _report_problem(self, text: str, error: Optional[BaseException]) -> None:
         if error is not None:
+            self.reserve.release_after(error)
             text += ": " + exception_report.describe(error, self._where.folder)["message"]
         self._channel.send(0, Problem(text))
 

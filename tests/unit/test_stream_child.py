@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.sandbox.child import listener_threads, stream_serving
+from hkrunner.sandbox.child import stream as child_stream
 from hkrunner.sandbox.child.api_call import ApiError
 from hkrunner.sandbox.child.stream import Stream
+from hkrunner.sandbox.child.stream_message import read_message
 from hkrunner.sandbox.shared import stream_frames
 from hkrunner.sandbox.shared.stream_frames import MESSAGE_HEAD, StreamFrame, StreamReader, frame
 from support.waiting import wait_until
@@ -40,6 +42,65 @@ def test_a_message_that_has_no_value_is_reported_once_and_the_next_one_is_handle
         assert said == ["a message of A cannot be read"]
         kinds = [one.kind for one in StreamReader(theirs).read()]
         assert kinds == [stream_frames.LISTEN, *[stream_frames.DONE] * 3]
+
+
+@pytest.mark.parametrize("state", ["stateless", "stateful"])
+def test_a_message_that_finds_no_memory_is_reported_and_done_though_there_is_none_for_that_either(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    without_memory = {"report", "done", "value of 0", "message 1"}
+
+    def need_memory(step: str) -> None:
+        if step in without_memory:
+            without_memory.remove(step)
+            raise MemoryError
+
+    def report(text: str, error: object) -> None:
+        need_memory("report")
+        said.append(text)
+
+    def decode(encoding: str, payload: Any) -> Any:
+        need_memory(f"value of {payload[0]}")
+        return payload[0]
+
+    def read(one: StreamFrame, rings: Any) -> Any:
+        need_memory(f"message {one.number}")
+        return read_message(one, rings)
+
+    def write_done(number: int, duration_ms: float) -> None:
+        need_memory("done")
+        done.append(number)
+
+    with contextlib.ExitStack() as stack:
+        ours, theirs = (stack.enter_context(one) for one in socket.socketpair())
+        theirs.sendall(frame(stream_frames.OPENED, body=b"msgpack"))
+        args = {"nodeName": "B", "stateType": state}
+        one = Stream(ours, args, report=report, before_waiting=lambda fd: None)
+        done: list[int] = []
+        handled: list[object] = []
+        monkeypatch.setattr(one, "_write_done", write_done)
+        monkeypatch.setattr(child_stream.codec, "decode", decode)
+        monkeypatch.setattr(child_stream, "read_message", read)
+        for number in range(3):
+            body = MESSAGE_HEAD.pack(1, 1, 1) + b"A\x90" + HEADER + bytes([number])
+            theirs.sendall(frame(stream_frames.MESSAGE, number, body))
+        theirs.sendall(frame(stream_frames.QUIESCED))
+
+        def start(args: dict[str, Any]) -> None:
+            if state == "stateless":
+                handled.append(args["streamInput"]["message"])
+            else:
+                one.register(lambda value, origin: handled.append(value))
+                one.listen()
+
+        stream_serving.serve(one, args, start)
+        one.close()
+        assert handled == [2] and done == [0, 1, 2] and not without_memory
+        assert said == [
+            "there is no memory for a message of A",
+            "there is no memory for a message, which is lost",
+        ]
 
 
 @contextlib.contextmanager
