@@ -1,4 +1,4 @@
-"""Reports how many messages were dropped because the queue was full."""
+"""Reports how many messages were dropped or lost for one reason."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable
 
 #: Shortest interval between two reports.
 SAY_EVERY_S = 5.0
+DROPPED = "of the oldest messages were dropped: the next nodes are slower"
+LOST = "messages of the algorithm are lost: there was no memory to read them"
 
 
 class DropNotice:
-    """Counts dropped messages, and reports each of them once."""
+    """Counts such messages, and reports each of them once."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], what: str) -> None:
+        """`what`: follows their number in the report."""
         self._say = say
+        self._what = what
         self._say_at = 0.0
         self.count = 0  #: drops that were not reported yet
 
@@ -29,5 +33,5 @@ class DropNotice:
     def say(self) -> None:
         """Report the drops now."""
         if self.count:
-            self._say(f"{self.count} of the oldest messages were dropped: the next nodes are slower")
+            self._say(f"{self.count} {self._what}")
             self.count, self._say_at = 0, time.monotonic() + SAY_EVERY_S

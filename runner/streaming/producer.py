@@ -232,12 +232,13 @@ class Producer:
         if consumer in self._ready[consumer.node]:
             self._ready[consumer.node].remove(consumer)
         consumer.ready = 0
-        if consumer.is_ours:
+        if consumer.is_ours and consumer.taken:
+            # The largest of them is what there may be no memory for.
+            max((message for message, _ in consumer.taken), key=lambda message: message.size).returns += 1
             for message, _ in consumer.taken:
                 self._give_back(consumer.node, message)
 
     def _give_back(self, node: str, message: QueuedMessage) -> None:
-        message.returns += 1
         if message.size < RETURNED_BYTES or message.returns < RETURNS_MAX:
             self._queue.give_back(node, message)
             return

@@ -40,7 +40,7 @@ from ...sandbox.shared.stream_messages import (
     StreamStatistics,
     UpdateParents,
 )
-from . import statistics
+from . import drop_notice, statistics
 from .child_link import ChildLink
 from .consumer import FetchedMessage
 from .drop_notice import DropNotice
@@ -57,7 +57,13 @@ LINGER_S = 2.0
 #: Largest frame of the child that is read; more if the queue may be larger.
 FRAME_LEAST_BYTES = 256 * 1024 * 1024
 #: Frames that count although their child is about to end; the others ask for something.
-_KEPT_AT_THE_END = (stream_frames.SHARES, stream_frames.SEND, stream_frames.SEND_PLACE, stream_frames.DONE)
+_KEPT_AT_THE_END = (
+    stream_frames.SHARES,
+    stream_frames.SEND,
+    stream_frames.SEND_PLACE,
+    stream_frames.DONE,
+    stream_frames.LOST,
+)
 #: Interval between checks whether everything is done, at the end of the task.
 LOOK_S = 0.1
 
@@ -84,7 +90,8 @@ class SocketProcess:
         self._report_at = float("inf")
         self._end_by = float("inf")
         self._is_over = False
-        self._drops = DropNotice(self._tell_problem)
+        self._drops = DropNotice(self._tell_problem, drop_notice.DROPPED)
+        self._losses = DropNotice(self._tell_problem, drop_notice.LOST)
         self._intakes = IntakeCheck(self._tell_problem)
         self._next_at = float("inf")  #: the time of the next thing to do
 
@@ -226,7 +233,7 @@ class SocketProcess:
         elif kind == stream_frames.SHARES and self._child is not None:
             self._child.share()
         elif kind == stream_frames.LOST:
-            self._tell_problem("there is no memory for a message of the algorithm, which is lost")
+            self._losses.count += 1
         elif self._parents is None:
             return
         elif kind == stream_frames.DONE:
@@ -335,6 +342,7 @@ class SocketProcess:
         self._check_message_time(now)
         self._note(self._intakes.check_if_due(now, self._producer, parents, self._queue.bytes))
         self._note(self._drops.say_if_due(now))
+        self._note(self._losses.say_if_due(now))
 
     def _check_message_time(self, now: float) -> None:
         """Report once for each child that a message takes too long."""
@@ -372,6 +380,7 @@ class SocketProcess:
 
     def _end(self) -> None:
         self._drops.say()
+        self._losses.say()
         left = self._queue.size
         if left:
             self._tell_problem(f"{left} messages were not taken by the next nodes, and are lost")
