@@ -140,18 +140,18 @@ class Stream:
         if kind is memoryview and not payload.c_contiguous:
             payload = bytes(payload)
         size = payload.nbytes if type(payload) is memoryview else len(payload)
-        whole = len(route.prefix) + stream_frames.PAYLOAD_HEADER + size
-        if whole > self._most_bytes:  # the other side would end the connection, and with it the task
+        before = len(route.prefix) + stream_frames.PAYLOAD_HEADER
+        most = self._most_bytes - before
+        if size > most:  # the other side would end the connection, and with it the task
             raise ApiError(
-                f"the message has {size:,} bytes, and at most {self._most_bytes:,} can be sent"
-                " (STREAMING_MAX_BUFFER_MB)"
+                f"the message has {size:,} bytes, and at most {most:,} can be sent (STREAMING_MAX_BUFFER_MB)"
             )
         with self._lock:
             place = self._rings.put(payload) if self._rings is not None else None
             if place is not None:
                 self._write(frame(stream_frames.SEND_PLACE, 0, route.prefix + header + place))
                 return
-            head = HEAD.pack(whole, stream_frames.SEND, 0) + route.prefix + header
+            head = HEAD.pack(before + size, stream_frames.SEND, 0) + route.prefix + header
             if size < LARGE_BYTES:
                 self._write(head + payload)
             else:
