@@ -8,6 +8,8 @@ peer cannot give is read from the storage.
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -19,8 +21,6 @@ from .value_cache import ValueCache
 
 #: Objects up to this size are read at once; a larger one is copied by the kernel to where it is needed.
 SMALL = 64 * 1024
-#: Most of these files that are open at a time, of the results of a batch: further objects are read.
-OPEN_MAX = 200
 
 Progress = Callable[[], None]
 
@@ -42,6 +42,12 @@ class LargeObject:
         self.cache_id = cache_id
         self.value = value  #: its data is a FileRegion, which check() cannot read yet
         self.close = close
+
+
+def open_max() -> int:
+    """Return how many large objects may be open at a time: further ones are read into memory."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if allowed == resource.RLIM_INFINITY else allowed // 2
 
 
 class InputLinks:
@@ -69,6 +75,7 @@ class InputLinks:
         self._task_encoding = task_encoding
         self._folder = folder
         self._progress = progress
+        self._open_max = open_max()
         self.large: list[LargeObject] = []  #: objects that are copied later, and closed by the caller
 
     def value(self, link: Any) -> Any:
@@ -132,7 +139,7 @@ class InputLinks:
             is_large = isinstance(one.data, FileRegion) and len(one.data) > SMALL
             # JSON has no bytes: they become text there.
             is_same = self._task_encoding != "json" if value.is_raw else value.encoding == self._task_encoding
-            if is_large and not part_path and is_same and len(self.large) < OPEN_MAX:
+            if is_large and not part_path and is_same and len(self.large) < self._open_max:
                 if value.encoding == "bson":
                     check(value, one.name)
                 self.large.append(LargeObject(one.name, cache_id, value, one.close))

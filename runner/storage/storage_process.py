@@ -34,6 +34,7 @@ from ...sandbox.shared.storage_messages import (
     StorageNote,
     StorageServes,
 )
+from ..settings.open_files import allow_most_open_files
 from ..settings.storage_settings import StorageSettings
 from .errors import StorageError
 from .folder_store import FolderStore
@@ -310,6 +311,7 @@ def main() -> None:
     told = received.message
     assert isinstance(told, ConfigureStorage), "it comes first"
     _end_first_without_memory()
+    allow_most_open_files()
     encodings = Encodings(told.worker, told.task, told.storage)
     process = StorageProcess(sock, StorageSettings(**told.settings), encodings)
     process.run()

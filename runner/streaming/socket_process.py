@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import socket
 import struct
 import sys
@@ -40,6 +39,7 @@ from ...sandbox.shared.stream_messages import (
     StreamStatistics,
     UpdateParents,
 )
+from ..settings.open_files import allow_most_open_files
 from . import drop_notice, statistics
 from .child_link import ChildLink
 from .consumer import FetchedMessage
@@ -389,8 +389,7 @@ class SocketProcess:
 
 def main() -> None:
     """Serve; argv: the descriptor of the socket to the parent."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allow_most_open_files()
     control = socket.socket(fileno=int(sys.argv[1]))
     process = SocketProcess(control)
     try:

@@ -165,7 +165,9 @@ def test_a_result_that_is_written_when_the_next_task_has_begun_is_not_served(tmp
 def test_a_batch_of_large_results_takes_few_open_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(input_links, "OPEN_MAX", 2)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert input_links.open_max() == sys.maxsize
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (4, 4))
     storage = Storage(tmp_path)
     texts = [f"{number}" * 70_000 for number in range(4)]
     links = {"a": [storage.put(text[0], text) for text in texts]}
