@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import re
 import secrets
 import shutil
 import time
@@ -27,10 +28,13 @@ from .runs.files import (
     temporary_path,
     to_json,
 )
+from .runs.owner_lock import may_live
 
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 OPTUNA = "optuna"  # the type of a board that shows an optuna study instead of TensorBoard
 REFERENCE_LENGTH = 20  # HKube has 4 of the same characters; 20 make 103 random bits
+#: Name of a view, see view_folder().
+_VIEW = re.compile(r"view-.*-(?P<namespace>\d*)-(?P<pid>\d+)-(?P<started>\w+-\d+)")
 PENDING_LIMIT_S = 60.0  # without a report by then, the board has failed
 
 
@@ -191,6 +195,7 @@ class BoardRecords:
     """The folder of board records in a state folder."""
 
     def __init__(self, root: Path) -> None:
+        self._root = str(root)
         self.folder = root / "boards"
 
     def make_folder(self) -> None:
@@ -238,7 +243,7 @@ class BoardRecords:
             if time.time() - board.start_time / 1000 < PENDING_LIMIT_S:
                 return board
             return self.failed(board, "the board's process never reported")
-        if board.process.is_alive():
+        if self.may_live(board.process):
             return board
         return self.failed(board, f"the board's process (pid {board.process.pid}) is gone")
 
@@ -247,17 +252,23 @@ class BoardRecords:
 
         Not named by the reference, which is a secret: others can read the data server's arguments.
         """
-        return self.folder / f"view-{safe_part(process.host, limit=200)}-{process.pid}"
+        name = f"view-{process.host}-{process.namespace}-{process.pid}-{process.started}"
+        return self.folder / safe_part(name, limit=200)
 
     def remove_dead_views(self) -> None:
         """Remove the views of board processes of this host that were killed."""
         host = own_identity().host
         for folder in self.folder.glob("view-*"):
-            pid = folder.name.rpartition("-")[2]
-            if not pid.isdecimal() or folder != self.view_folder(ProcessIdentity(int(pid), "", host)):
+            named = _VIEW.fullmatch(folder.name)
+            if named is None:
                 continue
-            if ProcessIdentity.of(int(pid)) is None:
+            process = ProcessIdentity(int(named["pid"]), named["started"], host, named["namespace"])
+            if folder == self.view_folder(process) and not self.may_live(process):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def may_live(self, process: ProcessIdentity) -> bool:
+        """Whether this process of a board may still run; False: it is known to be gone."""
+        return may_live(process, self._root)
 
     def forget(self, board: Board) -> None:
         """Remove everything of the board from disk; its runs are not touched."""
@@ -266,7 +277,7 @@ class BoardRecords:
         remove_quietly(str(self.log_path(board.reference)))
         if board.type == "pick" and Path(board.log_dir).parent == self.folder:
             shutil.rmtree(board.log_dir, ignore_errors=True)
-        if board.process is not None and not board.process.is_alive():
+        if board.process is not None and not self.may_live(board.process):
             shutil.rmtree(self.view_folder(board.process), ignore_errors=True)
 
     def log_tail(self, reference: str, *, lines: int = 5) -> str:

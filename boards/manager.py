@@ -155,7 +155,7 @@ class BoardManager:
     def request_stop(self, id: str) -> Board:
         """Send SIGTERM to the board's process; remove the record of a board that has ended already.
 
-        Raises NotFound, StillStarting, and BoardError for a board of another host.
+        Raises NotFound, StillStarting, and BoardError for a board of another host or container.
         """
         board = self.get(id)
         if not board.is_live:
@@ -167,8 +167,9 @@ class BoardManager:
         if process.is_here_and_alive():
             send_signal(process, signal.SIGTERM)
             self._stop_requested_at.setdefault(board.reference, time.monotonic())
-        elif process.is_alive():
-            raise BoardError(f"board {board.id} runs on the host {process.host}", hint="stop it from there")
+        elif self.records.may_live(process):
+            where = "in another container" if process.is_of_other_namespace else f"on the host {process.host}"
+            raise BoardError(f"board {board.id} runs {where}", hint="stop it from there")
         else:
             self.records.forget(board)
         return board

@@ -5,7 +5,7 @@
 <root>/runs/.../<task>/resources/               CPU and memory of the same task (resource_series.py)
 <root>/current/<n>/metrics -> ../../runs/...    the path in ALGO_METRICS_DIR, outside every board's folder
 <root>/tasks/<task>/metrics -> ../../runs/...   the same link, moved here when the next task got its own
-<root>/owners/<process>.lock                 held by the processes that record tasks (owner_lock.py)
+<root>/owners/<process>.lock                 held by boards and what records tasks (owner_lock.py)
 <root>/journal/<run>-<n>.journal   served tasks that have none of these (journal.py)
 """
 

@@ -1,7 +1,8 @@
 """Whether the process that owns a record still runs, where its pid does not tell: in another pid namespace.
 
 Containers on one machine that have one host name (`--network host`) may share a state folder. So a process
-that records tasks holds a lock on <root>/owners/<process>.lock, which the kernel releases when it ends.
+that records tasks, and a board, hold a lock on <root>/owners/<process>.lock, which the kernel releases when
+they end.
 """
 
 from __future__ import annotations

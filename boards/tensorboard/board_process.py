@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..board_record import Board, BoardOrder, BoardRecords, BoardStatus, Readiness, now_ms
 from ..end_with_owner import read_line, watch_owner
+from ..runs import owner_lock
 from ..runs.files import own_identity, to_json
 from ..targets import task_depth
 from .assets import Assets
@@ -99,6 +100,7 @@ class BoardProcess:
         if self._board.is_attached:
             watch_owner(self._end)
         _lift_limits()
+        owner_lock.hold(self._order.root)
         self._update()
         if failure := too_little_memory():
             self._fail(failure)
@@ -128,7 +130,7 @@ class BoardProcess:
                 find_binary(),
                 self._view.folder,
                 # Not named by the reference, which is a secret: others can read the data server's arguments.
-                port_file=self._records.folder / f".{os.getpid()}.port",
+                port_file=self._records.folder / f".{self._records.view_folder(own_identity()).name}.port",
                 reload_s=RELOAD_S,
                 samples=SCALAR_POINTS,
             )
@@ -338,6 +340,7 @@ class BoardProcess:
         if self._data_server is not None:
             self._data_server.kill()
         self._view.remove()
+        owner_lock.release(self._order.root)
         os._exit(status)
 
     # --- reporting

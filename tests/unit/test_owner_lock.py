@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hkrunner.boards.board_record import Board, BoardRecords, BoardStatus
+from hkrunner.boards.errors import BoardError
+from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs import files, owner_lock
 from hkrunner.boards.runs.files import own_identity
 
@@ -52,3 +55,31 @@ def test_the_lock_is_made_though_a_file_of_another_user_cannot_be_removed_and_ag
     owner_lock.take_again(root)
     owner_lock.release(root)
     assert not os.listdir(owners)
+
+
+def test_a_board_in_another_pid_namespace_lives_as_long_as_it_holds_its_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, manager, process = BoardRecords(tmp_path), BoardManager(tmp_path), own_identity()
+    board = Board("a", "reference", "task", str(tmp_path), BoardStatus.RUNNING, 0, process=process)
+    records.make_folder()
+    records.save(board)
+    view = records.view_folder(process)
+    view.mkdir()
+    (records.folder / "view-host-1").mkdir()  # of an older version
+    owner_lock.hold(str(tmp_path))
+    monkeypatch.setattr(files, "process_started", lambda pid: None)
+    monkeypatch.setattr(files, "_namespace", lambda: "1")
+    records.remove_dead_views()
+    assert [one.status for one in manager.boards()] == [BoardStatus.RUNNING] and view.is_dir()
+    with pytest.raises(BoardError, match="board a runs in another container"):
+        manager.stop("a")
+    owner_lock.release(str(tmp_path))
+    assert [one.status for one in records.all()] == [BoardStatus.FAILED]
+    records.remove_dead_views()
+    assert not view.exists()
+    view.mkdir()
+    odd = records.view_folder(process._replace(started="/../.."))
+    assert odd.parent == records.folder, "a damaged record names no other folder"
+    manager.stop("a")
+    assert not view.exists() and records.all() == []
