@@ -40,6 +40,8 @@ LARGE = 200_000_000
 ENDS = ("succeed", "failed", "stopped", "skipped")
 #: Seconds for a task to stop: it ignores `stop`, so hkrunner waits for its grace.
 STOP_S = 60.0
+#: Seconds for what etcd says of tasks to arrive after their results.
+ETCD_S = 30.0
 #: Seconds for one job, on a busy machine.
 JOB_S = 900.0
 CODE = f"""\
@@ -257,15 +259,21 @@ class Mixed:
                 raise Trouble(f"tasks that did not begin once: {many[:20]}")
 
     def _check_etcd(self, job: str, right: Counter[str]) -> None:
-        """Raise Trouble unless so many tasks of each end were in etcd, and no task had two ends."""
-        ends = {
-            task: [status for status in statuses if status in ENDS]
-            for task, statuses in self._watch.statuses(job).items()
-        }
-        several = {task: found for task, found in ends.items() if len(set(found)) != 1}
-        if several or Counter(found[-1] for found in ends.values()) != right:
-            counted = Counter(str(found) for found in ends.values())
-            raise Trouble(f"job {job}: in etcd the tasks ended with {counted}, not with {right}")
+        """Raise Trouble unless so many tasks of each end were in etcd, and no task had two ends.
+
+        The results may be there before what etcd says.
+        """
+        end = time.monotonic() + ETCD_S
+        while (counted := self._ends_in_etcd(job)) != Counter({(one,): many for one, many in right.items()}):
+            if self._watch.problem or time.monotonic() > end:
+                why = self._watch.problem or f"after {ETCD_S:g} s"
+                raise Trouble(f"job {job}: in etcd the tasks ended with {counted}, not with {right} ({why})")
+            time.sleep(0.1)
+
+    def _ends_in_etcd(self, job: str) -> Counter[tuple[str, ...]]:
+        """Return how many tasks had which ends: more than one if they differ."""
+        found = self._watch.statuses(job).values()
+        return Counter(tuple(sorted({one for one in statuses if one in ENDS})) for statuses in found)
 
 
 def _items(kinds: dict[str, int], *, shuffled: bool = True) -> list[dict[str, Any]]:

@@ -27,13 +27,23 @@ class TaskWatch:
         self._lock = threading.Lock()
         #: By job and task: each status in turn.
         self._statuses: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+        self._problem: str | None = None
         threading.Thread(target=self._follow, name="tasks in etcd", daemon=True).start()
 
     def _follow(self) -> None:
-        for line in self._answer:  # until etcd ends
-            for event in json.loads(line).get("result", {}).get("events", ()):
-                if event.get("type", "PUT") == "PUT":
-                    self._note(event["kv"])
+        try:
+            for line in self._answer:
+                for event in json.loads(line).get("result", {}).get("events", ()):
+                    if event.get("type", "PUT") == "PUT":
+                        self._note(event["kv"])
+            self._problem = "etcd has ended the answer"
+        except Exception as error:  # noqa: BLE001 - it is told to who asks
+            self._problem = repr(error)
+
+    @property
+    def problem(self) -> str | None:
+        """Why no further status is noted; None while they are."""
+        return self._problem
 
     def _note(self, item: dict[str, str]) -> None:
         job, _, task = base64.b64decode(item["key"]).decode().removeprefix(PREFIX).partition("/")
