@@ -47,8 +47,8 @@ def test_a_value_that_json_does_not_have_is_null_and_a_lone_surrogate_is_printed
     assert sent["labels"] == {"a": None, "b": [None, 1.5]} and sent["cpu"] == 1
     (tmp_path / "main.py").write_text(MAIN)
     (tmp_path / "algorithm.yml").write_text(
-        'name: abc\nalgorithmEnv: {B: "\\ud800"}\ncode: {path: ./, entryPoint: main.py}\n'
+        'name: abc\nlabels: {B: "\\ud800"}\ncode: {path: ./, entryPoint: main.py}\n'
     )
     ended = run_hkrunner("apply", "--dry-run", cwd=tmp_path)
     assert ended.status == 0, ended
-    assert json.loads(ended.stdout)["algorithmEnv"] == {"B": "\ud800"}
+    assert json.loads(ended.stdout)["labels"] == {"B": "\ud800"}
