@@ -14,6 +14,8 @@ from . import handshake
 HOST = "127.0.0.1"
 #: Most connections whose request is not complete. For a further one the oldest is closed.
 REQUESTS_MAX = 16
+#: Where hkrunner may open no more files, the program's connection waits for this long.
+RETRY_S = 0.5
 
 
 class ProgramPort:
@@ -73,7 +75,11 @@ class ProgramPort:
         assert self._listener is not None, "it is watched until close()"
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # it has disconnected meanwhile, or we may open no more files
+        except (BlockingIOError, ConnectionError):  # it has disconnected meanwhile
+            return
+        except OSError:  # we may open no more files
+            self._loop.on_readable(self._listener, None)
+            self._loop.after(RETRY_S, self.open)
             return
         sock.setblocking(False)
         if len(self._requests) == REQUESTS_MAX:

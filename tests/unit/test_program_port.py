@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.message_memory import WorkerMessage
+from hkrunner.runner.program import port
 from hkrunner.runner.program.channel import ProgramChannel
 from hkrunner.runner.program.connection import ProgramConnection
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
@@ -254,6 +256,22 @@ def test_a_large_message_goes_out_while_the_loop_serves_others(program: Program)
             found += program.sock.recv(1 << 20)
     assert found == b"\x81\x7f" + struct.pack("!Q", len(message)) + bytes(message) + b"\x81\x02{}"
     assert sent == [True]
+
+
+def test_a_program_waits_while_hkrunner_may_open_no_more_files(
+    strange: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "RETRY_S", 0.01)
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client = socket.create_connection(("127.0.0.1", strange.number))
+    strange.clients.append(client)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno(), allowed[1]))
+    try:
+        strange.loop.turn(0)
+        assert len(strange.loop._readers) == 1, "that of the loop itself; it would be called all the time"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+    assert strange.ask(strange.path).startswith("HTTP/1.1 101")
 
 
 # ---- its messages
