@@ -198,7 +198,7 @@ def test_a_line_that_may_wait_is_written_with_the_next_or_by_itself(
     output.user("stderr", b"a word of the algorithm's\n")
     assert os.read(reading, 100) == b"begins\nends\na word of the algorithm's\n"
     output.say("alone")
-    loop.turn()
+    turn_until(loop, lambda: bool(select.select([reading], [], [], 0)[0]))
     assert os.read(reading, 100) == b"alone\n"
     output.say("before")
     output.warn("at once")
