@@ -46,15 +46,10 @@ def message_values(wire: Buffer) -> dict[bytes, BsonValue]:
 def values(wire: Buffer, at: int) -> dict[bytes, BsonValue]:
     """Return the values of the document that begins here, by key. Raises ValueError."""
     found: dict[bytes, BsonValue] = {}
-    end = _last_byte(wire, at)
-    at += 4
-    while at < end:
-        begin = _after_text(wire, at + 1)
-        value = BsonValue(wire[at], begin, _end_of(wire, wire[at], begin))
-        if value.end > end:
-            raise ValueError("a value is longer than its document")
-        found[bytes(wire[at + 1 : begin - 1])] = value
-        at = value.end
+    key_at = at + 5
+    for value in _elements(wire, at, "a value is longer than its document"):
+        found[bytes(wire[key_at : value.begin - 1])] = value
+        key_at = value.end + 1
     return found
 
 
@@ -65,13 +60,18 @@ def holds_documents(wire: Buffer, at: int) -> bool:
 
 def items(wire: Buffer, at: int) -> Iterator[BsonValue]:
     """Yield the items of the array that begins here. Raises ValueError."""
+    return _elements(wire, at, "an item is longer than its array")
+
+
+def _elements(wire: Buffer, at: int, too_long: str) -> Iterator[BsonValue]:
+    """Yield the values of the document that begins here, of which an array is one. Raises ValueError."""
     end = _last_byte(wire, at)
     at += 4
     while at < end:
         begin = _after_text(wire, at + 1)
         value = BsonValue(wire[at], begin, _end_of(wire, wire[at], begin))
         if value.end > end:
-            raise ValueError("an item is longer than its array")
+            raise ValueError(too_long)
         yield value
         at = value.end
 
