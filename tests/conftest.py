@@ -17,8 +17,8 @@ from support.leftovers import left_processes, leftovers, take_stock
 from support.processes import MARKER, kill_all, reap
 from support.waiting import wait_until
 
-# How long the processes, threads and files that a test has closed may take to disappear.
-SETTLE_S = 2.0
+# How long the processes, threads and files that a test has closed may take to disappear on a busy machine.
+SETTLE_S = 10.0
 #: A test beside this one may leave shared memory that its own hkrunner removes later.
 OTHERS_S = 30.0
 
