@@ -27,6 +27,16 @@ def nvmlDeviceGetUUID(handle): return "GPU-aaaa"
 def nvmlDeviceGetMemoryInfo(handle): return SimpleNamespace(used=300 << 20)
 def nvmlDeviceGetUtilizationRates(handle): return SimpleNamespace(gpu=75)
 """
+#: Runs until its curves have the GPUs, however late they are sampled.
+ALGORITHM = """
+import os, pathlib, time
+def start(args, api):
+    metrics = pathlib.Path(os.environ["ALGO_METRICS_DIR"], "resources")
+    deadline = time.monotonic() + 40
+    while not any(b"gpus_busy" in file.read_bytes() for file in metrics.glob("*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+"""
 WITH_A_DRIVER = f"""
 import runpy, sys, types
 sys.modules["pynvml"] = library = types.ModuleType("pynvml")
@@ -67,10 +77,11 @@ class Driver(types.ModuleType):
         return ("GPU-aaaa", "GPU-bbbb")[handle]
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> types.SimpleNamespace:
-        self.asked.set()
         if self.is_broken:
             raise self.NVMLError("GPU is lost")
-        return types.SimpleNamespace(used=self.used[handle])
+        answer = types.SimpleNamespace(used=self.used[handle])
+        self.asked.set()  # what a test changes after that is in the next answer
+        return answer
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> types.SimpleNamespace:
         return types.SimpleNamespace(gpu=self.busy[handle])
@@ -96,7 +107,7 @@ def asking() -> bool:
 def test_a_gpu_that_is_used_is_told_and_before_that_nothing(driver: Driver) -> None:
     sampler = GpuSampler("GPU-bbbb")
     assert sampler.latest() is None
-    driver.asked.wait(10)
+    assert driver.asked.wait(10)
     assert sampler.latest() is None, "900 MiB are another program's"
     driver.used[1] += 500 * MIB
     wait_until(lambda: sampler.latest() == GpuUse(0.0, 1400 * MIB), what="the memory")
@@ -128,7 +139,7 @@ def test_a_driver_that_does_not_answer_is_asked_once(driver: Driver) -> None:
 
 def test_the_curves_of_a_task_have_the_gpus(tmp_path: Path) -> None:
     file = tmp_path / "alg.py"
-    file.write_text("import time\ndef start(args, api):\n    time.sleep(1.0)\n")
+    file.write_text(ALGORITHM)
     subprocess.run(
         [sys.executable, "-c", WITH_A_DRIVER, "--entry", file, "-i", "1"],
         cwd=tmp_path,
