@@ -189,11 +189,12 @@ def test_only_what_is_asked_for_is_read(tasks: Tasks) -> None:
 def test_a_task_whose_input_is_recorded_late_is_shown_and_then_renamed(
     tasks: Tasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(run_view, "_INPUT_DEADLINE_S", 3600.0)
     tasks.begin("t1", {"lr": 1})
     late = tasks.begin("t2")
     never = tasks.begin("t3")
     assert tasks.shown() == ["t1 lr=1"]
-    monkeypatch.setattr("hkrunner.boards.tensorboard.run_view._INPUT_DEADLINE_S", 0.0)
+    monkeypatch.setattr(run_view, "_INPUT_DEADLINE_S", 0.0)
     assert tasks.shown() == ["t1 lr=1", "t2", "t3"]
     late.write("input.json", b'[{"lr": 2}]')
     assert tasks.shown() == ["t1 lr=1", "t2 lr=2", "t3"]
