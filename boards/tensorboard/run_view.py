@@ -29,10 +29,8 @@ from .viewed_task import ViewedTask
 
 _FIRST_S = 0.1  # how long the start of a board waits for names, before TensorBoard is imported
 _REFRESH_S = 0.25
-_SLICE_S = 0.3  # of work at a time while visitors are served: until all tasks have names
-_SLICE_PAUSE_S = 0.02
-_OUTCOMES_SLICE_S = 0.1  # then, until all outcomes are known
-_OUTCOMES_PAUSE_S = 0.1
+_SLICE_S, _SLICE_PAUSE_S = 0.3, 0.02  # of work while visitors are served, until all tasks have names
+_OUTCOMES_SLICE_S, _OUTCOMES_PAUSE_S = 0.1, 0.1  # then, until all outcomes are known
 _BATCH = 100  # tasks whose names are made together
 _INPUT_DEADLINE_S = 1.0  # a task without a recorded input by then is shown without it until that comes
 _COARSE_CLOCK_NS = 2_000_000_000  # two changes this close may leave a folder's time as it was
@@ -136,7 +134,8 @@ class RunView:
     def remove(self) -> None:
         """Remove the links; nothing is added to them any more."""
         self._is_ended.set()
-        self._lock.acquire(timeout=_LOCK_DEADLINE_S)  # not released: the process ends
+        if self._lock.acquire(timeout=_LOCK_DEADLINE_S):
+            self._lock.release()  # whatever takes it now finds that the view is ended
         self._links.remove_all()
 
     def refresh(self, budget_s: float = float("inf")) -> None:
