@@ -7,12 +7,14 @@ import json
 import os
 import struct
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from hkrunner.runner.link import connection as links
-from hkrunner.runner.link import socketio_greeting
+from hkrunner.runner.link import frames, socketio_greeting
 from hkrunner.sandbox.codec import codec
 from support import link_peer
+from support.clock import Clock
 from support.link_peer import GREETING, World, connected, conversing, text
 from support.worker_wire import BINARY, CLOSE, CONTINUATION, PING, TEXT, frame
 
@@ -96,7 +98,14 @@ def test_each_wrong_beginning_is_reported_in_one_sentence_and_tried_again() -> N
 
 
 def test_a_worker_that_never_greets_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(socketio_greeting, "GREETING_S", 0.2)
+    clock = Clock()
+
+    def last_pong(opcode: int, payload: bytes) -> bytes:
+        clock.now += socketio_greeting.GREETING_S - 0.1
+        return frames.frame(opcode, payload)
+
+    monkeypatch.setattr(socketio_greeting, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(socketio_greeting, "frame", last_pong)
     world = World()
     try:
         world.link.open()
@@ -105,7 +114,7 @@ def test_a_worker_that_never_greets_is_given_up(monkeypatch: pytest.MonkeyPatch)
         assert wire.frame() == (link_peer.PONG, True, b"there?")
         world.until(lambda: world.listener.unreachable, "the end of the attempt")
         assert world.listener.unreachable == [
-            "the worker has not sent the packet of socket.io 2 that opens the namespace within 0.2 s;"
+            "the worker has not sent the packet of socket.io 2 that opens the namespace within 8 s;"
             " does it serve socket.io 2?"
         ]
         world.until(wire.has_ended, "the end of its connection")
