@@ -175,8 +175,12 @@ class World:
         self.clock = Clock()
         self.loop = Loop(clock=self.clock)
         self.listener = Listener()
-        self.server: socket.socket | None = socket.create_server(("127.0.0.1", 0))
-        self.address = self.server.getsockname()
+        # Bound for as long as the world lasts, so that no other program listens at the port after refuse().
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port.bind(("127.0.0.1", 0))
+        self.address = self._port.getsockname()
+        self.server: socket.socket | None = socket.create_server(self.address)
         self.wires: list[Wire] = []
         self.ticks = False  #: pauses between two tries pass by themselves
         url = f"ws://127.0.0.1:{self.address[1]}?storage=v1&encoding=json"
@@ -282,6 +286,7 @@ class World:
             wire.close()
         if self.server is not None:
             self.server.close()
+        self._port.close()
         # A thread that was connecting hands its socket over before the loop goes.
         end = time.monotonic() + DEADLINE_S
         while any(t.name == "hkrunner-connect" for t in threading.enumerate()) and time.monotonic() < end:
