@@ -161,10 +161,10 @@ def test_a_pong_goes_between_the_pieces_of_a_large_post() -> None:
 def test_a_worker_that_does_not_read_does_not_block_the_loop() -> None:
     with conversing() as (world, _):
         world.link.post(b"x" * 50_000_000)
-        began = time.monotonic()
+        began = time.process_time()
         for _ in range(100):
-            world.turn()
-        assert time.monotonic() - began < 1
+            world.turn()  # which would not return
+        assert time.process_time() - began < 1
         assert not world.link.idle
 
 
@@ -240,7 +240,7 @@ def test_a_worker_that_hangs_up_at_once_meets_growing_pauses_and_one_socket_at_a
         for _ in range(8):
             wire.send(frame(CLOSE, struct.pack("!H", 1001)))
             gone, wire = wire, world.accept()
-            assert gone.has_ended()
+            world.until(gone.has_ended, "the end of the connection before")
             wire.send(frame(TEXT, b"hello"))
         assert world.clock.now - begun > 0.4
         world.pass_time(STEADY_S)
