@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from hkrunner.runner.link.identity import RESTART_S, listener_of, listening_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import link_peer
-from support.link_peer import PONG, Wire, World, connected, conversing, text
+from support.link_peer import DEADLINE_S, PONG, Wire, World, connected, conversing, text
 from support.worker_wire import PING, frame
 
 
@@ -128,11 +129,13 @@ def test_an_answer_waits_for_a_message_that_the_worker_has_begun_to_send() -> No
         world.until(lambda: world.listener.drops, "the drop")
         again = world.accept()
         again.send(word[:1000])
+        world.until(lambda: world.link._is_amid, "the beginning of the message")
         world.link.post(b"undelivered", final=True)
         world.pass_time(SILENT_S + 0.1)
         assert again.is_silent() and world.listener.resumed == []
         world.link.clear()
         again.send(word[1000:])
+        world.until(lambda: world.listener.messages, "the message")
         assert again.is_silent() and world.listener.lost == 1
 
 
@@ -198,6 +201,7 @@ def test_a_last_answer_is_sent_again_unless_the_worker_sends_a_message_at_the_la
         assert again.is_silent()
         if speaks:
             again.sock.sendall(text(b"next task"))
+            assert select.select([world.link._socket], [], [], DEADLINE_S)[0]
         world.link._send_again()  # the loop has not looked at the socket since
         assert again.is_silent() if speaks else again.message() == b"done"
         assert world.listener.messages == [b"next task"] * speaks
