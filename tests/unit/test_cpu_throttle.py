@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -28,14 +29,30 @@ def drive(throttle: CpuThrottle, sampler: TreeSampler, tree: Tree, seconds: floa
         time.sleep(max(0.0, min(sampler.next_at, throttle.next_at) - time.monotonic()))
 
 
-def test_a_program_below_its_quota_is_never_stopped() -> None:
+#: Makes a file, and then uses little CPU.
+LIGHT = """
+import signal, sys, time
+signal.alarm(60)
+open(sys.argv[1], "w").close()
+while True:
+    time.sleep(0.005)
+"""
+
+
+def test_a_program_below_its_quota_is_never_stopped(tmp_path: Path) -> None:
     sampler = TreeSampler(os.getpid(), Limits())
     throttle = CpuThrottle(0.5, sampler, cpus=2)
     with Tree(sampler) as tree:
-        tree.start("sandbox_spin.py", "light", "10")
-        drive(throttle, sampler, tree, 0.7)  # the interpreter's start may use it all
+        tree.start(str(tmp_path / "begun"), code=LIGHT)
+
+        def has_begun() -> bool:
+            drive(throttle, sampler, tree, 0.02)
+            return (tmp_path / "begun").exists()
+
+        wait_until(has_begun, deadline_s=60, what="the end of the interpreter's start, which may use it all")
+        drive(throttle, sampler, tree, 0.5)  # until that is paid for
         stops = throttle._stops
-        drive(throttle, sampler, tree, 2.0)
+        drive(throttle, sampler, tree, 1.5)
         assert throttle._stops == stops
         throttle.close()
     sampler.close()

@@ -144,7 +144,8 @@ def test_confinement_takes_less_time_than_starting_a_program() -> None:
         confine()
         return f"{time.perf_counter() - began}"
 
-    assert min(float(in_child(act)) for _ in range(5)) < 0.005
+    # As often as it takes on a machine that does something else meanwhile: mostly once.
+    assert any(float(in_child(act)) < 0.005 for _ in range(50))
 
 
 @pytest.mark.parametrize(
