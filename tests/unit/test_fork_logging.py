@@ -113,13 +113,13 @@ def test_records_are_out_at_the_end_of_the_program() -> None:
 
 def test_a_fork_that_lives_longer_than_the_program_still_logs() -> None:
     told = script(
-        "logging.basicConfig(format='%(message)s'); again, go_on = os.pipe()\n"
+        "logging.basicConfig(format='%(message)s'); again, go_on = os.pipe(); logged, say = os.pipe()\n"
         "if os.fork() == 0:\n"
         "    logging.warning('while it runs')\n"
-        "    os.close(go_on); os.read(again, 1)\n"
+        "    os.write(say, b'.'); os.close(go_on); os.read(again, 1)\n"
         "    logging.warning('after it')\n"
         "    os._exit(0)\n"
-        "os.close(again)"
+        "os.read(logged, 1)"
     )
     assert sorted(told.stderr.splitlines()) == ["after it", "while it runs"]
 
