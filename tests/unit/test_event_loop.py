@@ -130,7 +130,8 @@ def test_an_exit_in_a_task_beside_start_is_not_logged_as_never_retrieved(
     events.finish()
     asyncio.set_event_loop(None)
     gc.collect()
-    assert not caplog.records
+    # By the name of this test, which the coroutines have: others may have left garbage, which is logged now.
+    assert "is_not_logged_as_never_retrieved" not in caplog.text
 
 
 def test_a_future_that_failed_unnoticed_is_still_logged(caplog: pytest.LogCaptureFixture) -> None:
