@@ -227,8 +227,12 @@ def test_a_kill_at_any_moment_leaves_readable_records(state_root: Path) -> None:
 def run_and_kill(command: list[str], folder: Path, count: int) -> None:
     """Run the command until the folder holds more than count entries, then SIGKILL it."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def are_there() -> bool:
+        return folder.is_dir() and len(list(folder.iterdir())) > count
+
     try:
-        wait_until(lambda: folder.is_dir() and len(list(folder.iterdir())) > count, what="some tasks")
+        wait_until(are_there, deadline_s=60, what="some tasks")
     finally:
         process.kill()
         process.wait()
