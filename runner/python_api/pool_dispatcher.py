@@ -230,7 +230,7 @@ class PoolDispatcher:
         chosen: list[tuple[PoolTask, list[Buffer]]] = []
         try:
             self._choose(worker, count, chosen)
-            failed = worker.send(chosen) if chosen else []
+            failed = self._workers.send(worker, chosen) if chosen else []
         except BaseException:
             # The Pool ends with it, and no future may be forgotten.
             sent = {one.task for one in worker.sent}
@@ -238,8 +238,6 @@ class PoolDispatcher:
             raise
         for task, reason in failed:
             self._results.fail(task, reason)
-        if chosen:
-            self._workers.note_sent(worker)
 
     def _choose(self, worker: PoolWorker, count: int, chosen: list[tuple[PoolTask, list[Buffer]]]) -> None:
         """Move up to `count` of the pending tasks to `chosen`, with the pieces of their messages."""

@@ -107,6 +107,7 @@ class PoolWorker:
         Returns those for which there was no memory file, because too many files are open, and the error.
         """
         inline: list[bytes] = []
+        outgoing: list[tuple[bytes, int]] = []  #: what is written, with a memory file or -1
         failed: list[tuple[PoolTask, OSError]] = []
         is_first = not self.sent
         for task, pieces in tasks:
@@ -121,20 +122,23 @@ class PoolWorker:
                 except OSError as error:
                     failed.append((task, error))
                     continue
-                self._put(b"".join(inline))
+                outgoing.append((b"".join(inline), -1))
                 inline.clear()
-                self._put(header(RunTask.kind, number, size, blob=True), memory)
+                outgoing.append((header(RunTask.kind, number, size, blob=True), memory))
             self._numbers = number
             limit_s = task.left_s
             self._deadlines.set_limit(number, limit_s)
             self._limits_s += limit_s or 0.0
             self.sent.append(Sent(number, task, size, limit_s))
             self.sent_bytes += size
-        self._put(b"".join(inline))
+        # Before the worker has the tasks: this thread may then get no turn for long, if the user's holds the
+        # interpreter's lock, and the supervising process has to know the time limits.
         if is_first:
             self._begin_first()
         else:
             self._set_due()
+        for data, fd in (*outgoing, (b"".join(inline), -1)):
+            self._put(data, fd)
         return failed
 
     def take_first(self) -> Sent:

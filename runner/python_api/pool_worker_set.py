@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ...sandbox.shared.channel import Frame
+from ...sandbox.shared.channel import Buffer, Frame
 from ...sandbox.shared.message_format import ProcessMessage
 from ...sandbox.shared.outcome import Cause
 from ...sandbox.shared.supervision_messages import EndWorkers, KillWorker, StartWorker, WatchWorker
@@ -177,13 +177,18 @@ class WorkerSet:
 
     # ---- their tasks
 
-    def note_sent(self, worker: PoolWorker) -> None:
-        """Note that the worker has got tasks."""
+    def send(
+        self, worker: PoolWorker, tasks: list[tuple[PoolTask, list[Buffer]]]
+    ) -> list[tuple[PoolTask, OSError]]:
+        """Send the worker these tasks; return those that failed, as PoolWorker.send() does."""
+        # It is watched before: the user's code may take the interpreter's lock for long when the worker has
+        # the tasks, and nothing would end one that takes too long.
         if not worker.is_watched:
             worker.is_watched = True
             self._send(WatchWorker(worker.number, idle=False))
-        if len(worker.sent) > 1 and not self._stuck_alarm.pending:
+        if len(worker.sent) + len(tasks) > 1 and not self._stuck_alarm.pending:
             self._stuck_alarm.set(STUCK_S)
+        return worker.send(tasks)
 
     def note_answered(self, worker: PoolWorker) -> None:
         """Note that the worker has answered a task."""

@@ -503,7 +503,9 @@ def test_a_script_that_is_interrupted_leaves_no_process(tmp_path: Path, number: 
         wait_until(lambda: not any(map(runs, processes)), what="the end of all processes")
 
 
-def test_a_time_limit_holds_while_the_process_of_the_pool_is_in_c_code(tmp_path: Path) -> None:
+def test_a_time_limit_holds_while_the_process_of_the_pool_is_in_c_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def beat(path: str, lies: bool) -> None:
         while True:
             if lies:
@@ -521,6 +523,15 @@ def test_a_time_limit_holds_while_the_process_of_the_pool_is_in_c_code(tmp_path:
             except OSError:
                 pass
 
+    known: list[bool] = []
+    put = PoolWorker._put
+
+    def look(worker: PoolWorker, data: bytes, fd: int = -1) -> None:
+        known.append(worker.is_watched and worker._deadlines.due()[0] > 0)
+        put(worker, data, fd)
+
+    # The C code may begin as soon as a worker has its task.
+    monkeypatch.setattr(PoolWorker, "_put", look)
     paths = [tmp_path / "honest", tmp_path / "lies"]
     with hkrunner.Pool(beat, workers=2) as pool:
         futures = [pool.schedule([str(path), path.name == "lies"], timeout=0.5) for path in paths]
@@ -528,6 +539,7 @@ def test_a_time_limit_holds_while_the_process_of_the_pool_is_in_c_code(tmp_path:
         ctypes.PyDLL(None).sleep(4)  # keeps the lock of the interpreter
         ended = time.monotonic()
         assert [failure(one).reason for one in futures] == ["Timeout", "Timeout"]
+    assert known == [True, True], "what ends them knows of them before they begin"
     for path in paths:
         assert float(path.read_text().split()[-1]) < ended - 0.5
 
