@@ -25,9 +25,9 @@ _numbers = itertools.count()
 class EventWriter:
     """Appends scalars to an event file of its own; each call is one write(), so SIGKILL loses nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Nothing is written yet: a task without scalars leaves no empty run on a board."""
-        self._folder = str(folder)
+        self._folder = os.fspath(folder)
         self._fd = -1
 
     def add(self, scalars: Mapping[str, float], *, step: int, at_s: float) -> None:

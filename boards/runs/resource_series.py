@@ -7,13 +7,10 @@ samples since the one before: memory, processes and progress show their maximum,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
 
 from .event_files import EventWriter
 from .layout import RESOURCES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # TensorBoard sorts cards by name: the tilde puts these behind the user's own.
 CPU = "~resources/cpu_cores"
@@ -30,10 +27,10 @@ _MIB = 1 << 20
 class ResourceSeries:
     """The series of one task, in <its metrics>/resources. Never raises; `problem` says what went wrong."""
 
-    def __init__(self, metrics_dir: Path, *, started_at: float) -> None:
+    def __init__(self, metrics_dir: str | os.PathLike[str], *, started_at: float) -> None:
         """started_at: seconds since the epoch, step 0 of the series."""
         self.problem: str | None = None
-        self._writer = EventWriter(metrics_dir / RESOURCES)
+        self._writer = EventWriter(f"{os.fspath(metrics_dir)}/{RESOURCES}")
         self._started_at = started_at
         self._written_at = float("-inf")
         self._latest = started_at

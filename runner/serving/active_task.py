@@ -170,13 +170,18 @@ class ActiveTask:
         if self.record is not None:
             self._need_series(self.record).progress(time.time(), value)
 
+    def need_series(self) -> None:
+        """Have curves to add to, and the folder that they need."""
+        if self.record is not None:
+            self._need_series(self.record)
+
     def _need_series(self, record: TaskRecord) -> ResourceSeries:
         if self.series is None:
             record.need_metrics_folder()
             # Late: a short task has no curve, and writing event files costs a start 1 ms.
             from ...boards.runs.resource_series import ResourceSeries
 
-            self.series = ResourceSeries(record.metrics_dir, started_at=self.started_at)
+            self.series = ResourceSeries(record.metrics.folder, started_at=self.started_at)
         return self.series
 
     def last_lines(self) -> tuple[str, ...]:
@@ -202,6 +207,15 @@ class ActiveTask:
             gpus_busy=gpus.busy if gpus is not None else None,
             gpu_memory_bytes=gpus.memory_bytes if gpus is not None else None,
         )
+
+    def died(self, exit: Exit, child_began_at: float | None) -> None:
+        """Note how its child has ended; a limit that did not hold, with the time since the task began."""
+        breach = exit.breach
+        if breach is not None and child_began_at is not None and exit.loaded:
+            # The parent may learn late that the child began; the task has not lasted longer than until now.
+            after_s = breach.after_s - max(0.0, self.began - child_began_at)
+            breach = breach._replace(after_s=max(0.0, min(after_s, time.monotonic() - self.began)))
+        self.exit = exit._replace(breach=breach)
 
     def close(self, status: str, failure: Failure | None, duration_s: float, *, with_output: bool) -> Result:
         """End the task: everything about it is on disk when this returns.

@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 from collections.abc import Sequence
 
-from ...sandbox.linux import cgroup
-from ...sandbox.shared.container_limits import refusing_task_limits
 from ...sandbox.shared.limits import Limits, set_by, tasks_allowed
 from ..protocol.messages import Failure
 
@@ -45,6 +42,9 @@ def explain_refused_process(
 
 def _limit(limits: Limits, pid: int | None) -> str:
     """Return the limit that has refused it, and what raises it."""
+    # Late, as below: of most failures nothing is to be said here, and the first one's answer would wait 2 ms.
+    from ...sandbox.shared.container_limits import refusing_task_limits
+
     own = tasks_allowed(limits.pids) if limits.pids is not None and limits.enforced else None
     refusing = refusing_task_limits(pid if pid is not None else os.getpid())
     by_user = _limit_of_user(pid)
@@ -76,6 +76,8 @@ def _is_enforced(pid: int | None) -> bool:
     """Whether --pids was enforced by RLIMIT_NPROC, or by a cgroup that has been removed since."""
     if os.getuid() != 0:
         return True
+    from ...sandbox.linux import cgroup
+
     place = cgroup.find(may_move=[os.getpid()]) if pid is None else None
     return isinstance(place, cgroup.Place) and "pids" in place.controllers
 
@@ -84,6 +86,8 @@ def _limit_of_user(pid: int | None) -> int | None:
     """Return RLIMIT_NPROC of the process; None: there is none, as for root."""
     if os.getuid() == 0:
         return None
+    import resource
+
     try:
         most = resource.prlimit(pid or 0, resource.RLIMIT_NPROC)[0]
     except OSError:  # it has ended; its limit was inherited from this process

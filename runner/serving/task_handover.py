@@ -249,8 +249,13 @@ class TaskHandover:
 
     def _watch_usage(self) -> None:
         task = self._control.task
-        if task is not None and task.usage is not None:
+        if task is None or task.usage is None:
+            return
+        if not task.usage.is_asked:
             task.usage.watch()
+            self._usage_alarm.set(WATCH_S)
+        elif task.usage.is_watched:
+            task.need_series()  # it has curves at its end, whose answer should not wait for their folder
 
     def _overdue(self, child: Child, limit: str) -> None:
         child.kill(Cause.TASK_TIMEOUT, limit)

@@ -44,6 +44,7 @@ class TaskUsage:
     held_back_before: HeldBack | None = None
     _files_bytes = 0
     processes = 0
+    is_asked = False  #: whether the warden was asked to measure the task
     _final: Sample | None = None
 
     # The above is never set for a task of a millisecond.
@@ -86,6 +87,7 @@ class TaskUsage:
 
     def watch(self) -> None:
         """Have the warden measure the whole tree from here on."""
+        self.is_asked = True
         self._child.ask(self._first_ask, began_at=self._began)
         # The warden has not looked so far: what the task has mapped of files is in the high-water mark.
         self._files_bytes = max(self._files_bytes, _file_bytes(self._child.pid))

@@ -10,6 +10,7 @@ import pytest
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.serving import process_advice
 from hkrunner.runner.serving.process_advice import explain_refused_process
+from hkrunner.sandbox.shared import container_limits
 from hkrunner.sandbox.shared.container_limits import refusing_task_limits
 from hkrunner.sandbox.shared.limits import Limits, tasks_allowed
 
@@ -22,7 +23,7 @@ THREAD = Failure("ALGORITHM_ERROR", "ALGORITHM_ERROR: RuntimeError: can't start 
 def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int] | int | None]:
     """What the kernel says: the cgroups' limits that have refused something, the user's limit, who we are."""
     said: dict[str, list[int] | int | None] = {"refusing": [], "user": None, "uid": 1000}
-    monkeypatch.setattr(process_advice, "refusing_task_limits", lambda pid: said["refusing"])
+    monkeypatch.setattr(container_limits, "refusing_task_limits", lambda pid: said["refusing"])
     monkeypatch.setattr(process_advice, "_limit_of_user", lambda pid: said["user"])
     monkeypatch.setattr(os, "getuid", lambda: said["uid"])
     return said

@@ -15,6 +15,7 @@ from hkrunner.runner.link.frames import BLOB_MIN
 from hkrunner.runner.protocol import encoding
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.task_handover import PREPARE_AFTER_S, RECORD_S, Handover, choose
+from hkrunner.runner.serving.task_usage import WATCH_S
 from hkrunner.sandbox.shared.messages import ApiCall, Begin, Done, TaskRead, UseFolder
 from support.fake_serving import Serve, blob_of, is_open
 
@@ -234,6 +235,26 @@ def test_a_task_that_lasts_is_recorded_as_active_after_a_millisecond(serve: Serv
             one.start()
         one.child_answers()
         assert told()[name] == "succeed"
+    one.supervisor.shutdown(0)
+    one.child.goes()
+
+
+def test_the_folder_of_a_task_that_lasts_is_made_before_its_answer_waits_for_it(
+    serve: Serve, tmp_path: Path
+) -> None:
+    store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
+    one = serve(methods=("start",), store=store, state_dir=str(tmp_path))
+    for name, lasts in (("shorter", False), ("lasting", True)):
+        one.initialize(name)
+        one.start()
+        one.after(WATCH_S)
+        folder = tmp_path / "tasks" / name
+        assert len(one.child.asked) == 1 + lasts and not folder.exists()
+        if lasts:
+            one.child.samples(answers=one.child.asked[-1])
+            one.after(WATCH_S)
+        assert folder.exists() == lasts
+        one.child_answers()
     one.supervisor.shutdown(0)
     one.child.goes()
 
