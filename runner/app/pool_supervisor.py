@@ -305,6 +305,9 @@ class _Worker:
         if self._asked:
             child.ask(self._asked[0])
 
+    def on_ending(self, child: Child) -> None:
+        """Ignore it: the next warden is ready."""
+
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Report its end."""
         self._output.end_lines()

@@ -104,6 +104,9 @@ class LoadTest:
     def on_sample(self, child: Child, sample: Sample) -> None:
         """Ignore it."""
 
+    def on_ending(self, child: Child) -> None:
+        """Ignore it."""
+
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Note an end before the code was loaded."""
         if self.loaded is None and self.failure is None:

@@ -7,7 +7,6 @@ a child that does not serve or is being killed.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +29,12 @@ from ...sandbox.shared.messages import (
     StopReturned,
     TaskRead,
 )
-from ...sandbox.shared.outcome import Cause, Exit, LimitBreach, report
+from ...sandbox.shared.outcome import Cause, Exit, report
 from ...sandbox.shared.stream_messages import AskStream, StreamStage, StreamStatistics
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure, progress_data
-from ..protocol.task_state import AT_STORAGE, MEASURING, NOT_BEGUN, Event, State
+from ..protocol.task_state import AT_STORAGE, ENDING, MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
@@ -331,6 +330,11 @@ class ChildMessageHandler:
 
     # ---- the end of a child
 
+    def on_ending(self, child: Child) -> None:
+        """Begin with what takes its place, while its processes are ended and their end is reported."""
+        if self._control.state not in ENDING:
+            self._pool.ending(child)
+
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
         if child is self._pool.child:
@@ -361,7 +365,7 @@ class ChildMessageHandler:
             self._end_logs()
             if task.has_stream:
                 self._streaming.catch_up()
-            task.exit = exit._replace(breach=_since_begin(exit, child, task))
+            task.died(exit, child.began_at)
         control.step(Event.CHILD_GONE)
 
     def _with_last_lines(self, exit: Exit, printed: tuple[str, ...]) -> Exit:
@@ -377,15 +381,6 @@ class ChildMessageHandler:
             self._on_load_failed(Failure(exit.error_code, report(exit, during="during import")))
         elif exit.cause is not Cause.RECYCLED:
             self._notices.child.died_without_task("between two tasks", exit)
-
-
-def _since_begin(exit: Exit, child: Child, task: ActiveTask) -> LimitBreach | None:
-    """Return the limit that did not hold, with the time since the task began instead of the child."""
-    if exit.breach is None or child.began_at is None or not exit.loaded:
-        return exit.breach
-    # The parent may learn late that the child has begun; the task has not lasted longer than until now.
-    after_s = exit.breach.after_s - max(0.0, task.began - child.began_at)
-    return exit.breach._replace(after_s=max(0.0, min(after_s, time.monotonic() - task.began)))
 
 
 def _drop(message: ProcessMessage) -> None:

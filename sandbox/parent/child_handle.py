@@ -62,6 +62,9 @@ class ChildListener(Protocol):
     def on_sample(self, child: Child, sample: Sample) -> None:
         """Usage of the tree, a few times a second while it is watched, and once for each ask()."""
 
+    def on_ending(self, child: Child) -> None:
+        """It has closed its socket: most probably it ends, and on_exit follows."""
+
     def on_exit(self, child: Child, exit: Exit) -> None:
         """No process of this child is left (or exit.left names them); the last call."""
 
@@ -205,6 +208,7 @@ class Child:
         if self._state is ChildState.RUNNING:
             what = "it closed the socket" + (" in the middle of a frame" if cut else "")
             self._later(CHANNEL_GRACE_S, lambda: self.kill(Cause.CHANNEL_BROKEN, what))
+            self._listener.on_ending(self)
 
     def hold_output(self, on: bool) -> None:
         """Leave what the child prints in its pipes, so that it waits itself once they are full."""

@@ -22,6 +22,7 @@ class FakeChild:
         self.number = number  #: 1 for the first child of the run
         self.pid = PID + number
         self.loaded = False
+        self.began_at: float | None = None
         self.has_init = True
         self.reads_at_once = False
         self.may_kill = True
@@ -103,6 +104,9 @@ class FakeChild:
     ) -> None:
         sample = Sample(memory, memory, 0, 1, 0.5, answers, held_back)
         self._listener.on_sample(cast(Child, self), sample)
+
+    def closes(self) -> None:
+        self._listener.on_ending(cast(Child, self))
 
     def goes(self, exit: Exit | None = None) -> None:
         """End the child; by default as killed if the supervisor has killed it, otherwise with code 3."""

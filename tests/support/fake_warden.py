@@ -50,6 +50,7 @@ class Recorder:
     output: dict[str, bytes] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
     exits: list[Exit] = field(default_factory=list)
+    endings: int = 0
     #: What the handle knew about the process at its first call.
     pid_at_first: int | None = None
 
@@ -63,6 +64,9 @@ class Recorder:
 
     def on_sample(self, child: Child, sample: Sample) -> None:
         self.samples.append(sample)
+
+    def on_ending(self, child: Child) -> None:
+        self.endings += 1
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         self.exits.append(exit)

@@ -38,6 +38,16 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_and_one_stopped(serve: Serve) -> 
     assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
 
 
+@pytest.mark.parametrize("state", [State.IDLE, State.RUNNING, State.KILLING, State.EXITING])
+def test_the_next_childs_warden_starts_as_soon_as_a_child_ends_unasked(state: State, serve: Serve) -> None:
+    one = serve()
+    if state is not State.IDLE:
+        one.run_to(state)
+    before = one.prepared
+    one.child.closes()
+    assert one.prepared - before == (state is not State.EXITING)
+
+
 def test_a_stop_that_is_ignored_since_a_thread_was_lost_says_so(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
