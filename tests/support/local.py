@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .programs import run_hkrunner
+from .programs import RUN_S, run_hkrunner
 
 ALGORITHMS = Path(__file__).parents[1] / "algorithms"
 
@@ -33,7 +33,7 @@ def run_tasks(
     args: tuple[str | Path, ...] = (),
     cwd: Path,
     env: Mapping[str, str | None] | None = None,
-    deadline_s: float = 30.0,
+    deadline_s: float = RUN_S,
 ) -> Run:
     """Run a program with each input as a separate task; the records are below cwd."""
     given = [word for value in inputs for word in ("--input", json.dumps(value))]
@@ -49,7 +49,7 @@ def run_tasks(
 
 
 def misbehave_once(
-    algorithm: str | Path, *, cwd: Path, args: tuple[str | Path, ...] = (), deadline_s: float = 30.0
+    algorithm: str | Path, *, cwd: Path, args: tuple[str | Path, ...] = (), deadline_s: float = RUN_S
 ) -> Run:
     """Run two tasks: the program misbehaves in the first one, and the second one must still succeed."""
     run = run_tasks(algorithm, ["misbehave"], ["behave"], args=args, cwd=cwd, deadline_s=deadline_s)

@@ -53,7 +53,7 @@ def family(pid: int) -> set[psutil.Process]:
         return set()
 
 
-def kill_all(processes: set[psutil.Process], *, deadline_s: float = 5.0) -> None:
+def kill_all(processes: set[psutil.Process], *, deadline_s: float = 15.0) -> None:
     """Kill the processes; on return none of them runs. Children of this process remain to be reaped."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

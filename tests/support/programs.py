@@ -19,11 +19,13 @@ from typing import IO
 import psutil
 
 from .processes import MARKER, describe, family, kill_all, marked, runs
-from .waiting import wait_until
+from .waiting import DEADLINE_S, wait_until
 
 ROOT = Path(__file__).parents[2]
 HKRUNNER = Path(sysconfig.get_path("scripts"), "hkrunner")
 PROGRAM_MARKER = f"{MARKER}_PROGRAM"
+#: A program that runs to its end does more than one that is waited for, and pytest ends a test after 120 s.
+RUN_S = 50.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Program:
         """Return the program and all processes that it has started, also those that have left its tree."""
         return family(self.pid) | marked(self._own_marker, variable=PROGRAM_MARKER)
 
-    def wait_for_line(self, text: str, *, stream: str = "stderr", deadline_s: float = 10.0) -> str:
+    def wait_for_line(self, text: str, *, stream: str = "stderr", deadline_s: float = DEADLINE_S) -> str:
         """Wait for a line of the stream that contains the text; return it."""
         lines: list[str] = getattr(self, stream)
 
@@ -114,7 +116,7 @@ class Program:
         assert line is not None
         return line
 
-    def wait(self, *, deadline_s: float = 20.0) -> int:
+    def wait(self, *, deadline_s: float = DEADLINE_S) -> int:
         """Wait for its end and for the end of its output; return the exit status.
 
         Raises AssertionError, and kills all of it, when the deadline passes.
@@ -133,7 +135,7 @@ class Program:
         self._close()
         return self._process.returncode
 
-    def stop(self, *, deadline_s: float = 15.0) -> None:
+    def stop(self, *, deadline_s: float = DEADLINE_S) -> None:
         """Send SIGTERM if the program still runs, and wait for its end as wait() does."""
         if self.status is None:
             self.send_signal(signal.SIGTERM)
@@ -186,7 +188,7 @@ def run_hkrunner(
     cwd: str | Path | None = None,
     env: Mapping[str, str | None] | None = None,
     input: str | None = None,
-    deadline_s: float = 30.0,
+    deadline_s: float = RUN_S,
 ) -> Result:
     """Run hkrunner to its end. A variable that env maps to None is removed from the environment."""
     return run([HKRUNNER, *args], cwd=cwd, env=env, input=input, deadline_s=deadline_s)
@@ -198,7 +200,7 @@ def run(
     cwd: str | Path | None = None,
     env: Mapping[str, str | None] | None = None,
     input: str | None = None,
-    deadline_s: float = 30.0,
+    deadline_s: float = RUN_S,
 ) -> Result:
     """Run any command to its end, as run_hkrunner does."""
     with Program(command, cwd=cwd, env=env, input=input) as program:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .scripted_worker import ScriptedWorker
 
 #: Deadline of a message on a busy machine.
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 FINAL = ("done", "errorMessage", "stopped")
 #: What a client sends when 4 s of a task or of a stop have passed, as may happen on a busy machine.

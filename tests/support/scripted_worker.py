@@ -74,8 +74,12 @@ class ScriptedWorker:
         self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
         self.lock = threading.RLock()
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            self.port: int = found.getsockname()[1]
+        # Bound, and never listening: no other program gets the port while this worker is away, and no client
+        # that connects meanwhile has it by chance on its own side, and so reaches itself.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port: int = self._reserved.getsockname()[1]
         if listens:
             self.listen()
 
@@ -264,6 +268,7 @@ class ScriptedWorker:
 
     def close(self) -> None:
         self.go_down()
+        self._reserved.close()
         for thread in self._threads:
             thread.join(timeout=10)
 

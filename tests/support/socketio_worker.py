@@ -15,7 +15,7 @@ from . import npm
 SCRIPT = Path(__file__).with_suffix(".js")
 #: The version that the lock of HKube's worker names (core/worker/package-lock.json).
 PACKAGE = "socket.io@2.5.0"
-DEADLINE_S = 20.0
+DEADLINE_S = 30.0
 
 
 class SocketioWorker:

@@ -10,7 +10,7 @@ from typing import Any
 from .hkube_storage import JOB, Storage
 from .ports import free_port
 from .programs import Program
-from .scripted_client import Client
+from .scripted_client import DEADLINE_S, Client
 from .scripted_worker import ScriptedWorker
 from .served import serving_worker
 
@@ -71,7 +71,7 @@ class Node:
         assert self.answer()["command"] == "done"
         return self._storage.read(self.name)
 
-    def answer(self, *, deadline_s: float = 20.0) -> dict[str, Any]:
+    def answer(self, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
         """Return the next message that is neither statistics nor a sign of life."""
         while True:
             message = self.client.receive(deadline_s=deadline_s)

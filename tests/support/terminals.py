@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from .programs import HKRUNNER, environment
-from .waiting import wait_until
+from .waiting import DEADLINE_S, wait_until
 
 
 class AtTerminal:
@@ -61,11 +61,11 @@ class AtTerminal:
                 self._written += os.read(self._master, 65536).decode("utf-8", "replace")
         return self.shown
 
-    def wait_for(self, text: str, *, times: int = 1, deadline_s: float = 20.0) -> None:
+    def wait_for(self, text: str, *, times: int = 1, deadline_s: float = DEADLINE_S) -> None:
         """Wait until the text was shown this many times."""
         self.wait_until(lambda shown: shown.count(text) >= times, repr(text), deadline_s=deadline_s)
 
-    def wait_until(self, condition: Callable[[str], object], what: str, *, deadline_s: float = 20.0) -> str:
+    def wait_until(self, condition: Callable[[str], object], what: str, *, deadline_s: float = DEADLINE_S) -> str:
         """Wait until the condition holds for what was written; return that."""
         try:
             wait_until(lambda: bool(condition(self.read())), deadline_s=deadline_s, what=what)
@@ -83,7 +83,7 @@ class AtTerminal:
         os.close(self._master)
         self._master = -1
 
-    def end(self, *, deadline_s: float = 20.0) -> tuple[int, str]:
+    def end(self, *, deadline_s: float = DEADLINE_S) -> tuple[int, str]:
         """Wait for the end; return the exit status and the content of a piped stdout."""
 
         def ended() -> bool:

@@ -15,8 +15,9 @@ import resource
 import sys
 from pathlib import Path
 
-#: A user id that no user of the machine has.
-UID = 54321
+#: A user id that no user of the machine has. The kernel counts all processes of a user, so each of several
+#: tests that run at once has one of its own.
+UID = 54321 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 8, 47, 2
 _CAP_DAC_READ_SEARCH = 2
 _CAPABILITIES_V3 = 0x20080522

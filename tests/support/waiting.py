@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+#: A busy machine may need seconds for the start of one interpreter, and a run starts three.
+DEADLINE_S = 30.0
 POLL_S = 0.005
 #: A condition that takes long to ask, such as a page in a browser, would take a whole processor from what it
 #: waits for: it gets a quarter. The pause has a bound, for one that waits itself.
@@ -15,7 +17,7 @@ PAUSE_TO_ASKING = 3
 PAUSE_MAX_S = 0.25
 
 
-def wait_until(condition: Callable[[], T], *, deadline_s: float = 10.0, what: str) -> T:
+def wait_until(condition: Callable[[], T], *, deadline_s: float = DEADLINE_S, what: str) -> T:
     """Return the first true value of condition().
 
     Raises AssertionError that says `what` did not happen, once deadline_s have passed.
