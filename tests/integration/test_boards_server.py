@@ -22,6 +22,7 @@ from hkrunner.boards.manager import BoardManager
 from hkrunner.boards.runs.event_files import EventWriter
 from hkrunner.boards.targets import Target, all_target, batch_target, node_target, pick_target, task_target
 from support.boards import BOARD_DEADLINE_S, add_run, get, get_json, python_with, runs_of
+from support.ports import free_port
 from support.waiting import wait_until
 
 
@@ -50,6 +51,7 @@ def test_a_board_shows_the_curves_of_its_runs(manager: BoardManager) -> None:
     board = start(manager, batch_target(manager.root, "job1", "train"))
     url = address(board)
     wait_until(lambda: runs_of(url) == ["t1", "t2"], what="both runs")
+    wait_until(lambda: manager.get(board.id).runs == 2, what="both in the record")
     points = get_json(f"{url}data/plugin/scalars/scalars?run=t2&tag=loss")
     assert [(step, round(value, 3)) for _, step, value in points] == [
         (0, 1),
@@ -58,7 +60,7 @@ def test_a_board_shows_the_curves_of_its_runs(manager: BoardManager) -> None:
         (3, 0.25),
         (4, 0.2),
     ]
-    assert (board.status, board.loader, board.runs) == (BoardStatus.RUNNING, "fast", 2)
+    assert (board.status, board.loader) == (BoardStatus.RUNNING, "fast")
     assert get(url)[0] == 200 and b"TensorBoard" in get(url)[1]
     assert get_json(f"{url}data/environment")["window_title"] == "job1:train"
 
@@ -217,9 +219,7 @@ def test_a_port_in_use_is_reported(manager: BoardManager) -> None:
 
 
 def test_a_port_that_is_asked_for_is_used(manager: BoardManager) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     manager.start(all_target(manager.root), port=port)
     assert address(manager.wait("all", deadline_s=BOARD_DEADLINE_S)).startswith(f"http://127.0.0.1:{port}/")
 

@@ -17,6 +17,7 @@ from support.clock import Clock
 from support.hkube_metrics import HkubeWithMetrics
 from support.local import ALGORITHMS
 from support.programs import run_hkrunner
+from support.waiting import wait_until
 
 BOARD = "job000000001:sq"
 
@@ -41,7 +42,7 @@ def test_the_board_of_the_cluster_is_told_and_opened(cluster: HkubeWithMetrics, 
     ended = run_hkrunner(*words, cwd=folder, env=recording_browser(folder))
     assert (ended.status, ended.stdout) == (0, "[3]\n[5]\n"), ended
     assert f"◌ {cluster.url} starts the board {BOARD}\n● board {BOARD}  {address}\n" in ended.stderr
-    assert visited(folder) == [address]
+    wait_until(lambda: visited(folder) == [address], what="a visit")  # after a second it is not waited for
     left = run_hkrunner("--on", cluster.url, "-i", "3", "--detach", "-q", cwd=folder)
     followed = run_hkrunner("runs", "follow", left.stdout.strip(), "--board", cwd=folder)
     assert f"● board job000000002:sq  {cluster.url}/hkube/board/ref1/" in followed.stderr, followed

@@ -72,6 +72,7 @@ def cluster() -> Iterator[HkubeApi]:
 
 
 def on(cluster: HkubeApi, folder: Path, *args: str, **more: Any) -> Result:
+    cluster.expect_another_client()
     ended = run_hkrunner("run", "--on", cluster.url, *args, cwd=folder, **more)
     assert "Traceback" not in ended.stderr, ended
     return ended
@@ -182,6 +183,7 @@ def test_a_job_that_is_left_there_is_listed_and_followed(cluster: HkubeApi, fold
     assert "◌ hkrunner runs follow job000000001" in left.stderr
     listed = run_hkrunner("runs", "ls", cwd=folder)
     assert "active     job on" in listed.stdout and "2 tasks of sq" in listed.stdout
+    cluster.expect_another_client()
     followed = run_hkrunner("runs", "follow", "job000000001", cwd=folder)
     assert (followed.status, followed.stdout) == (1, "[3]\n"), followed
     shown = json.loads(run_hkrunner("runs", "show", "job000000001", "--json", cwd=folder).stdout)
@@ -246,6 +248,7 @@ def test_a_variable_names_the_cluster_but_serving_stays_here(cluster: HkubeApi, 
     again = run_hkrunner("runs", "again", "t1", "--mem", "256Mi", cwd=folder, env=env)
     assert "t2 done" in again.stderr and len(cluster.jobs) == 1
     library = "import hkrunner; print(hkrunner.run('sq.py', [3])[0].output)"
+    cluster.expect_another_client()
     called = run([sys.executable, "-c", library], cwd=folder, env=env)
     assert called.stdout == "[3]\n" and len(cluster.jobs) == 1, called
     url = ("--url", "ws://127.0.0.1:9", "--connect-timeout", "0")
