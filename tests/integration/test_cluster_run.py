@@ -248,7 +248,6 @@ def test_a_variable_names_the_cluster_but_serving_stays_here(cluster: HkubeApi, 
     again = run_hkrunner("runs", "again", "t1", "--mem", "256Mi", cwd=folder, env=env)
     assert "t2 done" in again.stderr and len(cluster.jobs) == 1
     library = "import hkrunner; print(hkrunner.run('sq.py', [3])[0].output)"
-    cluster.expect_another_client()
     called = run([sys.executable, "-c", library], cwd=folder, env=env)
     assert called.stdout == "[3]\n" and len(cluster.jobs) == 1, called
     url = ("--url", "ws://127.0.0.1:9", "--connect-timeout", "0")

@@ -22,13 +22,13 @@ SHORT = ("--grace", "0.3")
 
 
 def test_stop_is_answered_with_one_stopped_by_a_cooperative_algorithm(tmp_path: Path) -> None:
-    with serving_worker(tmp_path) as (client, program):
+    with serving_worker(tmp_path, "--grace", "60") as (client, program):
         client.initialize(["wait for stop"])
         client.expect("initialized")
         client.start()
         program.wait_for_line("start", stream="stdout")
         client.stop()
-        client.expect("stopped", deadline_s=2)
+        client.expect("stopped")
         program.wait_for_line("stop {'forceStop': True}", stream="stdout")
         client.nothing_more()
         assert client.run(["who"])["data"]["served"] == ["wait for stop", "who"]
@@ -44,7 +44,7 @@ def test_stop_kills_an_algorithm_that_does_not_react(tmp_path: Path, what: str) 
         wait_until(lambda: program.stdout.count("start") == 2, what="the start of the task")
         began = time.monotonic()
         client.stop()
-        client.expect("stopped", deadline_s=5)
+        client.expect("stopped")
         assert time.monotonic() - began >= 0.3
         answer = client.run(["who"])["data"]
         assert answer["pid"] != old
@@ -57,7 +57,7 @@ def test_stop_during_init_that_hangs(tmp_path: Path) -> None:
         client.initialize(["give", 1], init="sleep")
         program.wait_for_line("init sleep", stream="stdout")
         client.stop()
-        client.expect("stopped", deadline_s=5)
+        client.expect("stopped")
         assert client.run(["give", 2])["data"] == 2
         client.nothing_more()
 
@@ -69,7 +69,7 @@ def test_stop_during_an_import_that_hangs(tmp_path: Path) -> None:
         program.wait_for_line("importing", stream="stdout")
         client.initialize(["x"])
         client.stop()
-        client.expect("stopped", deadline_s=5)
+        client.expect("stopped")
         entry.write_text("def start(args, api):\n    return 'repaired'\n")
         assert client.run(["x"])["data"] == "repaired"
         client.nothing_more()
@@ -83,7 +83,7 @@ def test_stop_between_initialized_and_start(tmp_path: Path) -> None:
         client.expect("stopped")
         assert client.run(["give", 2])["data"] == 2
         # What it prints takes another way than its answer, and may come after it.
-        wait_until(lambda: "start" in program.stdout, deadline_s=5, what="the second task's own word")
+        wait_until(lambda: "start" in program.stdout, what="the second task's own word")
         assert program.stdout.count("start") == 1
         client.nothing_more()
 
@@ -121,7 +121,7 @@ def test_a_stop_of_the_next_task_does_not_stop_the_earlier_one(tmp_path: Path) -
             client.expect("initialized")
             client.start()
             client.stop()
-            client.expect("stopped", deadline_s=5)
+            client.expect("stopped")
             assert client.run(["give", "new"])["data"] == "new"
         client.nothing_more()
 
@@ -150,7 +150,7 @@ def test_exit_ends_with_the_code_the_worker_asks_for_and_calls_exit(tmp_path: Pa
     with serving_worker(tmp_path) as (client, program):
         client.run(["give", 1])
         client.exit({"command": "exit", "data": {"exitCode": 5}})
-        assert program.wait(deadline_s=5) == 5
+        assert program.wait() == 5
         assert "exit {'exitCode': 5}" in program.stdout
         client.wait_for_end()
         assert client.close_code == 1000
@@ -164,7 +164,7 @@ def test_exit_during_a_task_that_does_not_react(tmp_path: Path) -> None:
         program.wait_for_line("start", stream="stdout")
         family = program.family()
         client.exit()
-        assert program.wait(deadline_s=5) == 0
+        assert program.wait() == 0
         assert not [process for process in family if runs(process)]
 
 
@@ -172,13 +172,13 @@ def test_exit_during_an_import_that_hangs(tmp_path: Path) -> None:
     with serving_worker(tmp_path, *SHORT, entry="hangs_at_import.py") as (client, program):
         program.wait_for_line("importing", stream="stdout")
         client.exit()
-        assert program.wait(deadline_s=5) == 0
+        assert program.wait() == 0
 
 
 def test_exit_before_any_task(tmp_path: Path) -> None:
     with serving_worker(tmp_path) as (client, program):
         client.exit({"command": "exit"})
-        assert program.wait(deadline_s=5) == 0
+        assert program.wait() == 0
 
 
 # ---- signals
@@ -192,7 +192,7 @@ def test_sigterm_ends_with_143_and_says_so_in_the_close_frame_without_an_answer(
         program.wait_for_line("start", stream="stdout")
         family = program.family()
         program.send_signal(signal.SIGTERM)
-        assert program.wait(deadline_s=5) == 143
+        assert program.wait() == 143
         client.wait_for_end()
         with pytest.raises(AssertionError, match="the connection ended"):
             client.receive()
@@ -211,7 +211,7 @@ def test_sigterm_while_no_worker_is_there(tmp_path: Path) -> None:
     ):
         program.wait_for_line("waiting for an HKube worker")
         program.send_signal(signal.SIGTERM)
-        assert program.wait(deadline_s=5) == 143
+        assert program.wait() == 143
 
 
 def test_the_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_the_second_ctrl_c_kills_at_once(tmp_path: Path) -> None:
         program.send_signal(signal.SIGINT)
         program.wait_for_line("stopping")
         program.send_signal(signal.SIGINT)
-        assert program.wait(deadline_s=5) == 130
+        assert program.wait() == 130

@@ -89,7 +89,14 @@ def test_a_client_that_fails_a_task_makes_the_status_1(tmp_path: Path) -> None:
 
 
 def test_any_client_may_start_other_algorithms(tmp_path: Path) -> None:
-    adds = f"adds={ALGORITHMS / 'adds.py'}"
+    (tmp_path / "adds.py").write_text(
+        "import os, time\n"
+        "def start(args):\n"
+        "    while not os.path.exists('go'):\n"
+        "        time.sleep(0.005)\n"
+        "    return sum(args['input'])\n"
+    )
+    adds = f"adds={tmp_path / 'adds.py'}"
     with worker(tmp_path, "-i", "[4, 5]", "--algorithm", adds) as (program, port), Client(port) as client:
         given = client.begin()
         data = {"execId": "1", "algorithmName": "adds", "input": given, "includeResult": True}
@@ -101,6 +108,7 @@ def test_any_client_may_start_other_algorithms(tmp_path: Path) -> None:
         client.say("startAlgorithmExecution", data=data)
         client.say("startAlgorithmExecution", data=data)
         assert client.hear("algorithmExecutionError")["error"] == "execution 1 already running"
+        (tmp_path / "go").touch()
         assert client.hear("algorithmExecutionDone") == {"execId": "1", "response": 9}
         client.say("done", data=None)
         client.hear("exit")
