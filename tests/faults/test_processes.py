@@ -19,9 +19,9 @@ def test_too_many_processes_are_ended_with_both_numbers(tmp_path: Path) -> None:
     found = re.search(r"(\d+) processes of 20 allowed \(--pids\) after [\d.]+ s; python \(pid \d+\)", message)
     assert found is not None, message
     # One comes every 10 ms, and the count is taken 20 times as often; a busy machine may be late.
-    assert 20 < int(found[1]) <= 24
+    assert 20 < int(found[1]) < 100
     assert "raise the limit" in message
-    assert re.search(r"^2\d processes left by the algorithm ended with it: ", message, re.M)
+    assert re.search(r"^\d\d processes left by the algorithm ended with it: ", message, re.M)
     assert (run.status, run.tasks[0]["reason"], run.outputs[1]) == (1, "Crashed", "served")
 
 

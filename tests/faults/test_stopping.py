@@ -30,7 +30,7 @@ def start(algorithm: str, folder: Path, *args: str) -> Program:
         if algorithm == "stops_itself":
             wait_until(lambda: any(one.status() == "stopped" for one in program.family()), what="its SIGSTOP")
         program.send_signal(signal.SIGTERM)
-        program.wait(deadline_s=15)
+        program.wait()
     return program
 
 
@@ -96,7 +96,7 @@ def test_a_second_signal_kills_at_once(tmp_path: Path) -> None:
         program.send_signal(signal.SIGINT)
         program.wait_for_line("not now")
         program.send_signal(signal.SIGINT)
-        assert program.wait(deadline_s=10) == 130
+        assert program.wait() == 130
     assert "killed by a second interrupt" in json.dumps(record_of(tmp_path)["error"])
 
 

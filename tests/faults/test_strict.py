@@ -299,7 +299,8 @@ def test_what_libraries_do_works_at_each_level(folder: Path, level: str) -> None
 )
 @needs_sandbox
 def test_limits_crashes_and_refusals_are_told_as_such(folder: Path, what: str, code: str, text: str) -> None:
-    options = ["--mem", "200Mi", "--pids", "10", "--timeout", "1.5", "--mem-mode", "rss"]
+    timeout = "1.5" if what == "time" else "30"
+    options = ["--mem", "200Mi", "--pids", "10", "--timeout", timeout, "--mem-mode", "rss"]
     command = strict(folder, *options, code="strict_is_refused.py")
     ended = run([*command, "-i", json.dumps(what), "-i", '"behave"'], cwd=folder)
     first, second = map(json.loads, ended.stdout.splitlines())

