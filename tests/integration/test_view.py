@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.runner.console.status_line import curve
-from support.status_terminal import ERASE, left_on_screen, status_terminal, without_colors
+from support.status_terminal import ERASE, last_line, left_on_screen, status_terminal, without_colors
 from support.waiting import wait_until
 
 
@@ -15,13 +15,12 @@ def test_a_task_that_lasts_is_reported_in_one_line_that_is_gone_in_the_end(tmp_p
     with status_terminal(
         tmp_path, "-i", '["progress", "last words"]', "-i", '["", ""]', "--mem", "512Mi"
     ) as one:
-        text = one.wait_until(lambda text: "mem " in text and "epoch 3" in text, "the line with everything")
-        line = without_colors(text.rpartition(ERASE)[2])
-        assert re.match(
-            r"▶ t1  0 of 2 done  00:0\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]", line
-        ), line
-        assert re.search(r"  40 %  ━+[╸╺]?━+  epoch 3", line), line
-        assert len(line) < 100 and "\n" not in line
+        used = r"cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]+"
+        everything = rf"▶ t1  0 of 2 done  00:\d\d  {used}  40 %  ━+[╸╺]?━+  epoch 3"
+        text = one.wait_until(
+            lambda text: re.match(everything, last_line(text)) is not None, "the line with everything"
+        )
+        assert len(last_line(text)) < 100 and "\n" not in last_line(text)
         (tmp_path / "go").touch()
         status, out = one.end()
         shown = left_on_screen(one.shown)
@@ -33,7 +32,11 @@ def test_a_task_that_lasts_is_reported_in_one_line_that_is_gone_in_the_end(tmp_p
 def test_code_that_takes_long_to_load_shows_a_sign_of_life(tmp_path: Path) -> None:
     code = "import os, time\nwhile not os.path.exists('go'):\n    time.sleep(0.05)\ndef start(args): ...\n"
     with status_terminal(tmp_path, "-i", "1", code=code) as one:
-        one.wait_until(lambda text: "◌ loading alg.py  00:02" in text, "a sign of life")
+        # A busy machine may leave out a second.
+        one.wait_until(
+            lambda text: re.search(r"◌ loading alg\.py  00:(0[2-9]|[1-5]\d)", text) is not None,
+            "a sign of life",
+        )
         (tmp_path / "go").touch()
         status, _ = one.end()
         shown = left_on_screen(one.shown)
@@ -57,19 +60,16 @@ def test_a_line_of_the_algorithms_is_not_cut_in_two(tmp_path: Path) -> None:
 
 def test_a_narrow_terminal_shows_the_most_important_parts(tmp_path: Path) -> None:
     with status_terminal(tmp_path, "-i", '["progress", ""]', "--mem", "512Mi", columns=60) as one:
-        one.wait_until(lambda text: "mem " in text and "40 %" in text, "the line")
-        line = without_colors(one.shown.rpartition(ERASE)[2])
-        assert re.match(
-            r"▶ t1  00:0\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]+  40 %", line
-        ), line
-        assert len(line) < 60
+        line = r"▶ t1  00:\d\d  cpu \d\.\d\d  mem \d\d(\.\d)? MiB of 512 MiB [▁▂▃▄▅▆▇█]+  40 %"
+        text = one.wait_until(lambda text: re.match(line, last_line(text)) is not None, "the line")
+        assert len(last_line(text)) < 60
         (tmp_path / "go").touch()
         one.end()
 
 
 def test_a_terminal_that_is_not_read_blocks_nothing(tmp_path: Path) -> None:
     with status_terminal(tmp_path, "-i", '["progress", ""]', "--timeout", "1.5") as one:
-        wait_until(lambda: one.process.poll() is not None, deadline_s=15, what="its end by the time limit")
+        wait_until(lambda: one.process.poll() is not None, what="its end by the time limit")
         assert one.process.returncode == 124
 
 
@@ -93,10 +93,13 @@ def test_nothing_is_drawn_with_quiet_or_on_a_terminal_that_cannot(
 
 def test_a_short_run_does_not_import_what_draws(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
-    with status_terminal(tmp_path, "-i", '["", ""]', env={"PYTHONVERBOSE": None}) as one:
-        status, _ = one.end()
-        shown = left_on_screen(one.shown)
-    assert status == 0 and ERASE not in one.shown and "✔ t1 done" in shown
+    for number in range(1, 6):  # on a busy machine some may not be short
+        with status_terminal(tmp_path, "-i", '["", ""]', env={"PYTHONVERBOSE": None}) as one:
+            status, _ = one.end()
+        assert status == 0 and f"✔ t{number} done" in one.shown
+        if ERASE not in one.shown:
+            return
+    raise AssertionError(one.shown)
 
 
 def test_the_curve_is_drawn_against_the_limit() -> None:

@@ -51,6 +51,11 @@ def left_on_screen(shown: str) -> str:
     return "\n".join(line.rpartition(ERASE)[2] for line in shown.split("\n"))
 
 
+def last_line(shown: str) -> str:
+    """Return what was written after the last line was erased; it may be the beginning of a line."""
+    return without_colors(shown.rpartition(ERASE)[2])
+
+
 def without_colors(text: str) -> str:
     """Return the text without the sequences that change the color."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)

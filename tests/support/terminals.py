@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -35,6 +36,7 @@ class AtTerminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         os.set_blocking(self._master, False)
         self._written = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end within a character
         self.process = subprocess.Popen(
             [HKRUNNER, *args],
             cwd=cwd,
@@ -58,7 +60,7 @@ class AtTerminal:
         """Return everything that was written so far."""
         with contextlib.suppress(BlockingIOError, OSError):  # EIO: the other end was closed
             while True:
-                self._written += os.read(self._master, 65536).decode("utf-8", "replace")
+                self._written += self._decoder.decode(os.read(self._master, 65536))
         return self.shown
 
     def wait_for(self, text: str, *, times: int = 1, deadline_s: float = DEADLINE_S) -> None:
