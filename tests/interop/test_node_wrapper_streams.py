@@ -30,12 +30,18 @@ exports.start = async ({ streamInput }, api) => ({ ...streamInput.message, by: p
 """
 LAST = """
 const got = [];
+const by = new Set();
+let said = false;
 let release;
 exports.start = async (args, api) => {
     const stopped = new Promise((resolve) => { release = resolve; });
     api.registerInputListener(({ payload }) => {
-        if (payload.number === 50) console.log('got 50');
         got.push([payload.number, payload.by]);
+        by.add(payload.by);
+        if (!said && got.length >= 50 && by.size === 2) {
+            said = true;
+            console.log('got 50 of both');
+        }
     });
     api.startMessageListening();
     await stopped;
@@ -49,8 +55,8 @@ def start(args, api):
     while number < args["input"][0] and not api.stopping:
         api.sendMessage({"number": number})
         number += 1
-        if number % 20 == 0:
-            api.wait_for_stop(0.001)
+        if number % 5 == 0:
+            api.wait_for_stop(0.002)
 """
 PYTHON_MIDDLE = """
 import os
@@ -108,7 +114,7 @@ def test_a_node_of_the_wrapper_hands_out_what_it_has_when_ctrl_c_stops_the_sourc
     tmp_path: Path, modules: Path
 ) -> None:
     with run(tmp_path, modules, [1_000_000], A=PYTHON_SOURCE, B=MIDDLE, C=LAST) as program:
-        program.wait_for_line("C | got 50", stream="stderr", deadline_s=60)
+        program.wait_for_line("C | got 50 of both", deadline_s=60)
         program.send_signal(signal.SIGINT)
         nodes = nodes_of(program, 130)
     numbers = [number for number, _ in nodes["C"]["output"]]

@@ -45,7 +45,7 @@ def test_a_plain_client_runs_tasks_and_is_told_to_exit() -> None:
             send(wire, "progress", data={"progress": 50})
             send(wire, "done", data={"seen": expected})
         assert receive(wire) == {"command": "exit", "data": {"exitCode": 0}}
-        assert worker.program.wait(deadline_s=10) == 0
+        assert worker.program.wait() == 0
         assert [answer["data"]["seen"] for answer in worker.answers()] == [[1, 2], ["a", {"b": None}]]
         assert not worker.problems()
 
@@ -55,7 +55,7 @@ def test_a_plain_client_may_fail_a_task() -> None:
         assert receive(wire)["command"] == "initialize"
         send(wire, "errorMessage", error={"code": "Failed", "message": "no data", "details": "trace"})
         assert receive(wire)["command"] == "exit"
-        assert worker.program.wait(deadline_s=10) == 0
+        assert worker.program.wait() == 0
         assert worker.answers()[0]["error"]["message"] == "no data"
 
 
@@ -73,7 +73,7 @@ def test_a_plain_client_is_stopped() -> None:
         assert receive(wire)["command"] == "start"
         send(wire, "done", data=2)
         assert receive(wire)["command"] == "exit"
-        assert worker.program.wait(deadline_s=10) == 0
+        assert worker.program.wait() == 0
         assert [answer["command"] for answer in worker.answers()] == ["stopped", "done"]
 
 
@@ -88,7 +88,7 @@ def test_a_client_that_comes_back_gets_its_task_again() -> None:
             assert receive(wire)["command"] == "start"
             send(wire, "done", data=1)
             assert receive(wire)["command"] == "exit"
-        assert worker.program.wait(deadline_s=10) == 0
+        assert worker.program.wait() == 0
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_what_would_crash_hkubes_worker_is_reported(mistake: str, said: str) -> 
         assert said in worker.problems()[0]
         send(wire, "done", data=1)
         assert receive(wire)["command"] == "exit"
-        assert worker.program.wait(deadline_s=10) == 0
+        assert worker.program.wait() == 0
 
 
 def test_a_second_client_is_refused_while_the_first_is_served() -> None:
@@ -123,7 +123,7 @@ def test_a_second_client_is_refused_while_the_first_is_served() -> None:
         assert receive(wire)["command"] == "start"
         send(wire, "done", data=1)
         assert receive(wire)["command"] == "exit"
-        assert worker.program.wait(deadline_s=10) == 0
+        assert worker.program.wait() == 0
 
 
 def test_a_client_that_asks_for_an_unsupported_encoding_is_refused_with_a_reason() -> None:

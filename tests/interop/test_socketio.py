@@ -18,7 +18,7 @@ OBEYS = ALGORITHMS / "obeys.py"
 
 
 def test_tasks_are_served_over_socketio(tmp_path: Path) -> None:
-    with SocketioWorker(ping_timeout_s=1.0) as worker:
+    with SocketioWorker() as worker:
         variables = {
             "WORKER_ALGORITHM_PROTOCOL": "socket",
             "WORKER_ALGORITHM_ENCODING": "bson",
@@ -27,8 +27,6 @@ def test_tasks_are_served_over_socketio(tmp_path: Path) -> None:
         with serving("--entry", OBEYS, cwd=tmp_path, env=variables) as program:
             seen = worker.expect("connection")
             assert seen == {"event": "connection", "transport": "websocket", "sockets": 1}
-            # It pings on its own, also before the worker has given it a task.
-            worker.expect_ping()
             value = {"text": 'ünï " \\ ] \u2028', "numbers": [1, 2.5, None, True], "deep": {"er": [[]]}}
             assert worker.answer("give", value) == {"command": "done", "data": value}
             error = worker.answer("raise", "boom", task="t2")
@@ -84,10 +82,12 @@ def test_a_program_is_served_over_socketio(tmp_path: Path) -> None:
     program = f"{sys.executable} {ALGORITHMS / 'any_program.py'}"
     options = ("--transport", "socketio", "--connect-timeout", "20")
     with (
-        SocketioWorker() as worker,
+        SocketioWorker(ping_timeout_s=1.0) as worker,
         serving("--command", program, *options, "--url", worker.url, cwd=tmp_path) as hkrunner,
     ):
         worker.expect("connection")
+        # It pings on its own, also before the worker has given it a task.
+        worker.expect_ping()
         value = ["x", {"$bytes": "AP8="}]
         assert worker.answer("give", value)["data"] == ["x", "AP8="]
         worker.send("exit", {"exitCode": 0})

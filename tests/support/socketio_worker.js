@@ -8,7 +8,7 @@ const socketio = require('socket.io');
 const COMMANDS = ['initialized', 'started', 'stopped', 'stopping', 'progress', 'errorMessage', 'servingStatus',
     'dataSourceRequest', 'startRawSubPipeline', 'startStoredSubPipeline', 'stopSubPipeline', 'startSpan', 'finishSpan',
     'startAlgorithmExecution', 'stopAlgorithmExecution', 'streamingStatistics', 'storing', 'done', 'alive'];
-const pingTimeout = Number(process.argv[2]);
+const pingTimeout = Number(process.argv[process.argv.length - 1]);
 let server = null;
 let socket = null;
 let port = 0;

@@ -23,11 +23,10 @@ class SocketioWorker:
 
     def __init__(self, *, ping_timeout_s: float = 30.0) -> None:
         """`ping_timeout_s`: WORKER_SOCKET_PING_TIMEOUT; the client pings every two of them."""
-        folder = npm.folder_with(PACKAGE)
-        script = folder / SCRIPT.name
-        script.write_bytes(SCRIPT.read_bytes())
+        # Not in a file beside the package: a test beside this one would read what is being written.
         self._process = subprocess.Popen(
-            ["node", script, str(int(ping_timeout_s * 1000))],
+            ["node", "-e", SCRIPT.read_text("utf-8"), str(int(ping_timeout_s * 1000))],
+            cwd=npm.folder_with(PACKAGE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
