@@ -145,7 +145,7 @@ def test_starting_a_board_again_finds_it(folder: Path) -> None:
     assert ended.stderr == f"  it was running already, so it does not use port {port}\n"
 
 
-def test_a_board_opens_in_the_browser(folder: Path) -> None:
+def test_a_board_opens_in_the_browser_or_gives_its_address_and_has_a_log(folder: Path) -> None:
     env = recording_browser(folder)
     url = json.loads(hkrunner(folder, "board", "start", "t1", "--open", "--json", env=env).stdout)["url"]
     # A browser that takes long to start is not waited for.
@@ -153,17 +153,10 @@ def test_a_board_opens_in_the_browser(folder: Path) -> None:
     ended = hkrunner(folder, "board", "open", "t1", env=env)
     assert (ended.status, ended.stdout) == (0, f"{url}\n")
     wait_until(lambda: visited(folder) == [url, url], what="a second visit")
-
-
-def test_without_a_browser_the_address_is_reported(folder: Path) -> None:
-    url = started(folder, "t1")["url"]
     ended = hkrunner(folder, "board", "open", "t1", env=no_browser(folder))
     assert (ended.status, ended.stdout) == (6, f"{url}\n")
     assert ended.stderr == f"hkrunner: no browser could be started; open {url} in one\n"
-
-
-def test_a_boards_log_can_be_read(folder: Path) -> None:
-    board = started(folder, "t1")
+    (board,) = map(json.loads, hkrunner(folder, "board", "ls", "--json").stdout.splitlines())
     with (folder / ".hkrunner" / "boards" / f"{board['boardReference']}.log").open("a") as log:
         log.write("last words\n")
     assert hkrunner(folder, "board", "logs", "t1").stdout.endswith("last words\n")

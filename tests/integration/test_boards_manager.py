@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -147,7 +147,8 @@ def test_a_board_that_is_still_starting_can_be_stopped(make: Make) -> None:
     assert manager.boards() == []
 
 
-def test_a_board_that_does_not_answer_is_killed(make: Make) -> None:
+def test_a_board_that_does_not_answer_is_killed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hkrunner.boards.manager.STOP_GRACE_S", 0.2)
     manager = make()
     board = ready(manager)
     for process in processes(board):
@@ -253,7 +254,8 @@ def test_a_killed_board_takes_its_data_server_along_and_is_shown_as_failed(make:
     assert shown.status is BoardStatus.FAILED and "is gone" in (shown.error or "")
     ended = "the board's process was ended by SIGKILL"  # reports from before its end may come first
     wait_until(lambda: [board.error for board in manager.poll()] == [ended], what="news of the end")
-    assert ready(manager).reference != board.reference, "it can be started again"
+    again = manager.start(task_target(manager.root, "t1"))
+    assert again.is_new and again.board.reference != board.reference
 
 
 def test_a_dead_data_server_is_replaced_and_the_address_stays(make: Make) -> None:
@@ -294,15 +296,21 @@ def test_a_board_ends_when_its_state_folder_is_removed(make: Make) -> None:
 # --- records that are not true
 
 
+def recorded(manager: BoardManager, id: str, process: ProcessIdentity | None, **more: Any) -> Board:
+    """Put a board that was not started into the list."""
+    status = more.pop("status", BoardStatus.RUNNING)
+    started = more.pop("start_time", round(time.time() * 1000))
+    board = Board(id, f"reference-{id}", "all", str(manager.root), status, started, process=process)
+    manager.records.make_folder()
+    manager.records.save(board)
+    return board
+
+
 def test_a_pid_that_was_used_again_is_never_signalled(make: Make) -> None:
     manager = make()
-    board = ready(manager)
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     mine = own_identity()
-    stale = replace(
-        board, reference="stale", id="stale", process=ProcessIdentity(bystander.pid, mine.started, mine.host)
-    )
-    manager.records.save(stale)
+    recorded(manager, "stale", ProcessIdentity(bystander.pid, mine.started, mine.host))
     assert manager.get("stale").status is BoardStatus.FAILED
     manager.stop("stale")
     assert bystander.poll() is None
@@ -311,9 +319,7 @@ def test_a_pid_that_was_used_again_is_never_signalled(make: Make) -> None:
 
 def test_a_board_of_another_host_is_listed_and_not_changed(make: Make) -> None:
     manager = make()
-    elsewhere = ProcessIdentity(os.getpid(), "1", "another-host")
-    board = replace(ready(manager), reference="far", id="far", process=elsewhere, data_server=None)
-    manager.records.save(board)
+    board = recorded(manager, "far", ProcessIdentity(os.getpid(), "1", "another-host"))
     assert manager.get("far").status is BoardStatus.RUNNING
     with pytest.raises(BoardError, match="board far runs on the host another-host; stop it from there"):
         manager.stop("far")
@@ -322,21 +328,10 @@ def test_a_board_of_another_host_is_listed_and_not_changed(make: Make) -> None:
 
 def test_a_start_that_was_killed_in_the_middle_is_failed_after_a_minute(make: Make) -> None:
     manager = make()
-    pending = replace(
-        ready(manager),
-        reference="half",
-        id="half",
-        status=BoardStatus.PENDING,
-        process=None,
-        data_server=None,
-    )
-    manager.records.save(replace(pending, start_time=round(time.time() * 1000)))
+    recorded(manager, "half", None, status=BoardStatus.PENDING)
     assert manager.get("half").status is BoardStatus.PENDING
-    manager.records.save(replace(pending, start_time=1000))
-    assert (
-        manager.records.checked(replace(pending, start_time=1000)).error
-        == "the board's process never reported"
-    )
+    pending = recorded(manager, "half", None, status=BoardStatus.PENDING, start_time=1000)
+    assert manager.records.checked(pending).error == "the board's process never reported"
 
 
 def test_files_that_are_no_records_are_ignored(make: Make) -> None:

@@ -66,16 +66,12 @@ def test_a_board_goes_through_hkubes_states_and_can_be_visited_and_deleted(clien
     assert client("GET", "/tensors/job1%3Atrain")[0] == 404
 
 
-def test_several_boards_run_at_once(client: Client) -> None:
+def test_several_boards_run_at_once_and_a_link_leads_to_each(client: Client) -> None:
     client("POST", "/tensors", {"jobId": "job1", "taskId": "task1"})
     client("POST", "/tensors", {"pipelineName": "mnist", "nodeName": "train"})
     assert running(client, "task1")["taskId"] == "task1"
     assert running(client, "mnist:train")["type"] == "node"
     assert len(client("GET", "/tensors")[1]) == 2
-
-
-def test_the_link_leads_a_visitor_to_the_board(client: Client) -> None:
-    client("POST", "/tensors", {"jobId": "job1", "taskId": "task1"})
     link = running(client, "task1")["boardLink"]
     host = client.url.removeprefix("http://").partition("/")[0]
     connection = http.client.HTTPConnection(host)

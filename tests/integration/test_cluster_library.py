@@ -42,13 +42,10 @@ def cluster() -> Iterator[HkubeApi]:
         yield fake
 
 
-@pytest.mark.parametrize("entry", ["sq.py", None])
-def test_a_job_gives_typed_results_and_the_events_of_the_command(
-    entry: str | None, cluster: HkubeApi, folder: Path
-) -> None:
+def test_a_job_gives_typed_results_and_the_events_of_the_command(cluster: HkubeApi, folder: Path) -> None:
     events: list[Any] = []
     results = hkrunner.run(
-        entry, [3, "fail", "large", [1, {"a": None}]], on=cluster.url, on_event=events.append
+        "sq.py", [3, "fail", "large", [1, {"a": None}]], on=cluster.url, on_event=events.append
     )
     assert [one.output for one in results] == [[3], None, "x" * 200_000, [1, {"a": None}]]
     assert [one.input_index for one in results] == [0, 1, 2, 3]
@@ -72,6 +69,8 @@ def test_a_job_gives_typed_results_and_the_events_of_the_command(
     for name in {*named, '"taskId":"task0002"'}:
         assert name in printed.stdout
     assert [one for one in events if isinstance(one, hkrunner.TaskResult)] == results
+    # The descriptor names the algorithm also without a file.
+    assert [one.output for one in hkrunner.run(None, [3], on=cluster.url)] == [[3]]
 
 
 def test_another_algorithm_of_the_cluster_needs_no_file(cluster: HkubeApi, folder: Path) -> None:
