@@ -1,6 +1,6 @@
-"""Prints what its task asks for: {"lines": count}, {"bytes": in one line}, {"seconds": of a flood without end}
+"""Prints what its task asks for: {"lines": count}, {"bytes": in one line}, {"flood": without end}
 
-Answers how many seconds that took it.
+Answers how many seconds that took it. With {"until": file} it makes FILE.printed, and waits for the file.
 """
 
 import os
@@ -21,4 +21,9 @@ def start(args, api):
         os.write(1, b"\n")
     while "flood" in task:
         print("y" * 100)
-    return time.monotonic() - began
+    took_s = time.monotonic() - began
+    if "until" in task:
+        open(task["until"] + ".printed", "w").close()
+        while not os.path.exists(task["until"]) and time.monotonic() < began + 90:
+            time.sleep(0.01)
+    return took_s

@@ -46,8 +46,11 @@ def gives_back(args, api):
     return args["streamInput"]["message"]
 
 
-def says_who_it_is(args, api):
-    """Return the message of a stateless call, and the process that handles it."""
+def says_who_it_is(args, api, folder):
+    """Return the message of a stateless call, and the process that handles it, once two of them have one."""
+    open(os.path.join(folder, str(os.getpid())), "w").close()
+    while len(os.listdir(folder)) < 2:
+        time.sleep(0.005)
     return {**args["streamInput"]["message"], "process": os.getpid()}
 
 

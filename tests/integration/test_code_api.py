@@ -94,7 +94,7 @@ def test_a_waiting_call_is_released_when_the_run_is_stopped(tmp_path: Path) -> N
     entry = ALGORITHMS / "api_calls.py"
     input = '["wait_for", "waits"]'
     with serving("--entry", entry, "--input", input, *others(), cwd=tmp_path, env=env) as program:
-        program.wait_for_line("waits")
+        program.wait_for_line("waits ")  # its own line, with its pid
         program.send_signal(signal.SIGINT)
         program.wait_for_line("released")
         assert program.wait() == 130

@@ -256,7 +256,7 @@ def test_a_task_fails_alone_and_says_why(begun: Path) -> None:
     with hkrunner.Pool(MISBEHAVES, workers=2, mem="250Mi", timeout=30, env={"BEGUN": str(begun)}) as pool:
         bad, good = {}, []
         for number, what in enumerate(reasons):
-            bad[what] = pool.schedule([what], timeout=0.3 if what == "loops" else None)
+            bad[what] = pool.schedule([what], timeout=1.0 if what == "loops" else None)
             good += [pool.submit(f"good {number} {one}") for one in range(5)]
         for what, (reason, code) in reasons.items():
             result = failure(bad[what])
@@ -313,7 +313,7 @@ def test_a_refusal_that_no_task_has_raised_is_told_when_the_worker_ends(
 def test_a_time_limit_holds_whatever_the_worker_writes(begun: Path) -> None:
     reasons = {"is far ahead": "Timeout", "has begun nothing": "Timeout", "was recalled": "Crashed"}
     file = ALGORITHMS / "pool_lies.py"
-    with hkrunner.Pool(file, workers=2, timeout=0.4, env={"BEGUN": str(begun)}) as pool:
+    with hkrunner.Pool(file, workers=2, timeout=1.0, env={"BEGUN": str(begun)}) as pool:
         bad = {what: pool.submit(what) for what in reasons}
         good = [pool.submit(f"good {one}") for one in range(20)]
         assert {what: failure(one).reason for what, one in bad.items()} == reasons

@@ -60,13 +60,14 @@ def test_tasks_are_listed_with_how_they_ended_and_what_they_take(tmp_path: Path)
     assert lines[1].split()[0] == "t2" and " failed (AlgorithmError) " in lines[1]
     first, second = listed(tmp_path)
     assert (first["status"], first["eventFiles"], second["status"]) == ("succeed", 2, "failed")
-    on_disk = [
-        path.lstat().st_blocks * 512
-        for place in (Path(first["folder"]), Path(first["metricsDir"]))
-        for path in place.rglob("*")
-        if path.is_symlink() or path.is_file()
-    ]
-    assert first["sizeBytes"] == sum(on_disk)
+
+    def on_disk() -> int:
+        places = (Path(first["folder"]), Path(first["metricsDir"]))
+        paths = [path for place in places for path in place.rglob("*")]
+        return sum(path.lstat().st_blocks * 512 for path in paths if path.is_symlink() or path.is_file())
+
+    # A file system may give a file its blocks later.
+    wait_until(lambda: listed(tmp_path)[0]["sizeBytes"] == on_disk(), what="the size")
 
 
 def test_tasks_are_listed_filtered_and_sorted_by_their_inputs_and_metrics(tmp_path: Path) -> None:

@@ -75,9 +75,9 @@ def test_a_task_that_was_stopped_is_kept(tmp_path: Path) -> None:
 
 def test_a_run_that_is_killed_leaves_files_that_can_be_read(tmp_path: Path) -> None:
     with serving("-e", ALGORITHMS / "sleeps.py", "-i", '["behave"]', "-i", "[1]", cwd=tmp_path) as program:
-        program.wait_for_line("asleep")
+        # What is shown is in the record.
+        wait_until(lambda: program.stderr.count("asleep") == 2, what="the second task")
         folder = tmp_path / ".hkrunner" / "tasks" / "t2"
-        wait_until((folder / "input.json").is_file, what="the second task")
         program.send_signal(signal.SIGKILL)
         program.wait()
     assert read(folder, "input.json") == [1]

@@ -40,10 +40,11 @@ def nodes_of(program: Program) -> dict[str, dict[str, Any]]:
 
 
 def test_two_replicas_share_what_a_source_sends_and_the_end_comes_in_order(tmp_path: Path) -> None:
+    (tmp_path / "both").mkdir()
     file = pipeline(
         tmp_path,
         first=["counts", 200, 0.001],
-        middle=["says_who_it_is"],
+        middle=["says_who_it_is", str(tmp_path / "both")],
         last=["collects_until_it_is_stopped"],
     )
     with begin(tmp_path, file, "--json", "--mem", "200Mi") as program:

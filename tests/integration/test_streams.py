@@ -36,7 +36,7 @@ def test_messages_pass_through_a_stateless_node(tmp_path: Path) -> None:
 def test_a_killed_listener_is_reported_and_the_next_process_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "got"
     messages = ["one", "raise", "two", "die", "three", "hang", "four"]
-    with node("A", tmp_path) as first, node("B", tmp_path, "--timeout", "3") as last:
+    with node("A", tmp_path) as first, node("B", tmp_path, "--timeout", "2") as last:
         first.begin("produces", messages, children=["B"])
         last.begin("misbehaves", str(file), parents=["A"])
         last.connect_to("A", first.port)
@@ -48,7 +48,7 @@ def test_a_killed_listener_is_reported_and_the_next_process_goes_on(tmp_path: Pa
         last.begin("misbehaves", str(file), parents=["A"])
         hung = last.answer()
         assert hung["error"]["code"] == "TASK_TIMEOUT", hung
-        assert "3 s for one message of the stream" in hung["error"]["message"]
+        assert "2 s for one message of the stream" in hung["error"]["message"]
         assert "streams.py" in hung["error"]["details"]  # where it hung
         last.begin("misbehaves", str(file), parents=["A"])
         wait_until(lambda: file.read_text().split() == messages, deadline_s=SECOND_S, what="all messages")
@@ -102,7 +102,7 @@ def test_a_full_queue_drops_the_oldest_messages_and_says_so(tmp_path: Path) -> N
 def test_a_port_in_use_fails_the_task_and_names_the_port(tmp_path: Path) -> None:
     with node("A", tmp_path, "--grace", "0.5") as first, node("B", tmp_path, port=first.port) as second:
         first.begin("counts", 1, children=["B"])
-        assert first.client.receive()["command"] == "streamingStatistics"
+        first.client.expect("streamingStatistics")
         second.initialize("counts", 1, children=["C"])
         refused = second.answer()
         if refused["command"] == "initialized":

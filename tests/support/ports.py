@@ -1,7 +1,7 @@
 """Ports of 127.0.0.1 that nobody uses now, and that the kernel gives to nobody by itself.
 
-A program binds such a port a second after the test has chosen it. So it is none of those among which the kernel
-chooses: another test, or any connection, could have it by then.
+A program binds such a port a second after the test has chosen it. So it is none of those among which the
+kernel chooses: another test, or any connection, could have it by then.
 """
 
 from __future__ import annotations
