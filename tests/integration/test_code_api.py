@@ -173,26 +173,26 @@ def test_another_algorithm_has_its_own_limits_and_variables(tmp_path: Path) -> N
     assert failed.status == 2 and failed.stderr.startswith("hkrunner: --algorithm own: algorithm.yml:2:")
 
 
-@pytest.mark.parametrize(
-    ("nodes", "flow", "said"),
-    [
-        ([node("a", "adds", retry={"limit": 0})], {}, "data.nodes[0].retry.limit should be >= 1"),
-        (
-            [node("a", "adds", retry={"policy": "no"})],
-            {},
-            "data.nodes[0].retry.policy should be equal to one",
-        ),
-        ([], {}, "pipeline must have at least one node"),
-        ([node("a", "nope")], {}, "algorithm nope Not Found"),
-        ([node("a", "adds", "@b")], {}, 'node "a" is depend on node "b" which is not exists'),
-        ([node("a", "adds", "@flowInput.noop")], {}, "unable to find flowInput.noop"),
-        ([node("a", "adds", "@a")], {}, "cyclic nodes are not allowed on batch pipeline"),
-        ([node("a", "odd", "*@a")], {}, "wait for any"),
-        ([node("a", "odd", 3)], {}, "odd 3"),
-    ],
-)
-def test_a_pipeline_that_cannot_be_run_says_why(tmp_path: Path, nodes: Any, flow: Any, said: str) -> None:
-    assert said in told(ask(tmp_path, "raw_fails", nodes, flow))
+#: The nodes of a pipeline that cannot be run, and why.
+IMPOSSIBLE: list[tuple[list[dict[str, Any]], str]] = [
+    ([node("a", "adds", retry={"limit": 0})], "data.nodes[0].retry.limit should be >= 1"),
+    ([node("a", "adds", retry={"policy": "no"})], "data.nodes[0].retry.policy should be equal to one"),
+    ([], "pipeline must have at least one node"),
+    ([node("a", "nope")], "algorithm nope Not Found"),
+    ([node("a", "adds", "@b")], 'node "a" is depend on node "b" which is not exists'),
+    ([node("a", "adds", "@flowInput.noop")], "unable to find flowInput.noop"),
+    ([node("a", "adds", "@a")], "cyclic nodes are not allowed on batch pipeline"),
+    ([node("a", "odd", "*@a")], "wait for any"),
+    ([node("a", "odd", 3)], "odd 3"),
+]
+
+
+def test_a_pipeline_that_cannot_be_run_says_why(tmp_path: Path) -> None:
+    inputs = [["raw_fails", nodes, {}] for nodes, _ in IMPOSSIBLE]
+    run = run_tasks("api_calls.py", *inputs, args=tuple(others()), cwd=tmp_path)
+    assert run.status == 0, run.stderr
+    for (_, said), output in zip(IMPOSSIBLE, run.outputs, strict=True):
+        assert said in output
 
 
 def test_a_pipeline_without_its_result_says_where_that_is_stored(tmp_path: Path) -> None:
@@ -226,12 +226,10 @@ def test_a_data_source_is_a_folder(tmp_path: Path) -> None:
     assert told(run) == [None, "pictures", [["a.png", 3]]]
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [("nope", "could not find dataSource:nope"), ("", "unable to find matching data-source")],
-)
-def test_a_missing_data_source_is_reported_as_the_worker_does(tmp_path: Path, name: str, said: str) -> None:
-    assert said in told(ask(tmp_path, "no_source", name))
+def test_a_missing_data_source_is_reported_as_the_worker_does(tmp_path: Path) -> None:
+    run = run_tasks("api_calls.py", ["no_source", "nope"], ["no_source", ""], cwd=tmp_path)
+    assert "could not find dataSource:nope" in run.outputs[0]
+    assert "unable to find matching data-source" in run.outputs[1]
 
 
 def test_spans_are_kept_as_a_tree(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hkrunner.runner.protocol.messages import exit_code_of
 from support.scripted_client import Client
 from support.served import serving_worker
 from support.waiting import wait_until
@@ -183,21 +184,25 @@ def test_a_stop_of_any_shape_stops(tmp_path: Path) -> None:
             still_serves(client)
 
 
-@pytest.mark.parametrize(
-    ("message", "status"),
-    [
-        ({"command": "exit"}, 0),
-        ({"command": "exit", "data": None}, 0),
-        ({"command": "exit", "data": {}}, 0),
-        ({"command": "exit", "data": {"exitCode": 3, "more": None}}, 3),
-        ({"command": "exit", "data": {"exitCode": 255}}, 255),
-        ({"data": {"exitCode": 4}, "command": "exit"}, 4),
-        ({"command": "exit", "data": {"exitCode": None}}, 0),
-        ({"command": "exit", "data": {"exitCode": "7"}}, 0),
-        ({"command": "exit", "data": {"exitCode": True}}, 0),
-        ({"command": "exit", "data": [5]}, 0),
-    ],
-)
+#: Messages that end hkrunner, and its exit status.
+EXITS: list[tuple[dict[str, Any], int]] = [
+    ({"command": "exit"}, 0),
+    ({"data": {"exitCode": 4, "more": None}, "command": "exit"}, 4),
+    ({"command": "exit", "data": [5]}, 0),
+    ({"command": "exit", "data": None}, 0),
+    ({"command": "exit", "data": {}}, 0),
+    ({"command": "exit", "data": {"exitCode": 255}}, 255),
+    ({"command": "exit", "data": {"exitCode": None}}, 0),
+    ({"command": "exit", "data": {"exitCode": "7"}}, 0),
+    ({"command": "exit", "data": {"exitCode": True}}, 0),
+]
+
+
+def test_an_exit_has_the_status_that_it_asks_for_or_none() -> None:
+    assert [exit_code_of(message) for message, _ in EXITS] == [status for _, status in EXITS]
+
+
+@pytest.mark.parametrize(("message", "status"), EXITS[:3])
 def test_an_exit_of_any_shape_ends(tmp_path: Path, message: dict[str, Any], status: int) -> None:
     with serving_worker(tmp_path) as (client, program):
         client.exit(message)

@@ -67,7 +67,9 @@ class AtTerminal:
         """Wait until the text was shown this many times."""
         self.wait_until(lambda shown: shown.count(text) >= times, repr(text), deadline_s=deadline_s)
 
-    def wait_until(self, condition: Callable[[str], object], what: str, *, deadline_s: float = DEADLINE_S) -> str:
+    def wait_until(
+        self, condition: Callable[[str], object], what: str, *, deadline_s: float = DEADLINE_S
+    ) -> str:
         """Wait until the condition holds for what was written; return that."""
         try:
             wait_until(lambda: bool(condition(self.read())), deadline_s=deadline_s, what=what)
