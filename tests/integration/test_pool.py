@@ -66,6 +66,14 @@ def test_a_function_of_a_script_runs_in_workers_as_with_other_executors() -> Non
         def __init__(self, value: int) -> None:
             self.value = value
 
+    class Slow:
+        """Lasts longer than what this process does meanwhile."""
+
+        @property
+        def value(self) -> int:
+            time.sleep(0.5)
+            return 1
+
     def times(number: Any, *, plus: int = 0) -> Any:
         result = getattr(number, "value", number) * factor
         return result + plus if plus else result
@@ -92,11 +100,11 @@ def test_a_function_of_a_script_runs_in_workers_as_with_other_executors() -> Non
         with pytest.raises(TypeError, match="pickle"):
             pool.submit(threading.Lock()).result()  # the arguments' own error
         pool.submit(1).add_done_callback(lambda one: sys.exit("as the callback of a task"))
-        taken = pool.submit(1)
+        taken = pool.submit(Slow())
         taken.set_result(0)  # by its owner, who gets that one
         assert (taken.result(), pool.submit(2).result()) == (0, 6)
         with pytest.raises(concurrent.futures.TimeoutError):
-            next(pool.map([1], timeout=-1))
+            next(pool.map([Slow()], timeout=-1))
     with pytest.raises(RuntimeError, match="after shutdown"):
         pool.submit(1)
 
@@ -366,9 +374,9 @@ def test_tasks_behind_a_long_one_go_to_other_workers(begun: Path) -> None:
     with hkrunner.Pool(note, workers=2, env={"BEGUN": str(begun)}) as pool:
         list(pool.map(range(300), [0.0] * 300))  # so that short tasks are expected
         begun.write_text("")
-        long = pool.submit(-1, 20.0)
+        long = pool.submit(-1, 60.0)
         short = [pool.submit(one, 0.0) for one in range(300)]
-        assert [one.result(timeout=15) for one in short] == list(range(300))
+        assert [one.result(timeout=40) for one in short] == list(range(300))
         wait_until(lambda: "-1\n" in begun.read_text(), what="the begin of the long one")
         assert not long.done()
         pool.terminate()
