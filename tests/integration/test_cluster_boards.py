@@ -14,6 +14,7 @@ from hkrunner.runner.cluster.api import ClusterApi
 from hkrunner.runner.errors import ClusterError
 from support.boards import recording_browser, visited
 from support.clock import Clock
+from support.hkube_api import at_any_rate
 from support.hkube_metrics import HkubeWithMetrics
 from support.local import ALGORITHMS
 from support.programs import run_hkrunner
@@ -39,14 +40,15 @@ def cluster() -> Iterator[HkubeWithMetrics]:
 def test_the_board_of_the_cluster_is_told_and_opened(cluster: HkubeWithMetrics, folder: Path) -> None:
     address = f"{cluster.url}/hkube/board/ref0/"
     words = ("--on", cluster.url, "-i", "3", "-i", "5", "--board", "--open")
-    ended = run_hkrunner(*words, cwd=folder, env=recording_browser(folder))
+    env = at_any_rate(folder.parent)
+    ended = run_hkrunner(*words, cwd=folder, env={**env, **recording_browser(folder)})
     assert (ended.status, ended.stdout) == (0, "[3]\n[5]\n"), ended
     assert f"◌ {cluster.url} starts the board {BOARD}\n● board {BOARD}  {address}\n" in ended.stderr
     wait_until(lambda: visited(folder) == [address], what="a visit")  # after a second it is not waited for
-    left = run_hkrunner("--on", cluster.url, "-i", "3", "--detach", "-q", cwd=folder)
-    followed = run_hkrunner("runs", "follow", left.stdout.strip(), "--board", cwd=folder)
+    left = run_hkrunner("--on", cluster.url, "-i", "3", "--detach", "-q", cwd=folder, env=env)
+    followed = run_hkrunner("runs", "follow", left.stdout.strip(), "--board", cwd=folder, env=env)
     assert f"● board job000000002:sq  {cluster.url}/hkube/board/ref1/" in followed.stderr, followed
-    again = run_hkrunner("runs", "follow", left.stdout.strip(), "--board", cwd=folder)
+    again = run_hkrunner("runs", "follow", left.stdout.strip(), "--board", cwd=folder, env=env)
     assert "hkube/board/ref1/" in again.stderr and again.status == 0, "one that runs is taken"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.app.local_peaks import LocalPeak
-from support.hkube_api import Failed
+from support.hkube_api import Failed, at_any_rate
 from support.hkube_metrics import HkubeWithMetrics
 from support.hkube_store import HkubeStore
 from support.programs import Result, run_hkrunner
@@ -27,7 +27,6 @@ def algorithm(row: list[Any]) -> Any:
 
 @pytest.fixture
 def cluster() -> Iterator[HkubeWithMetrics]:
-    # Each command keeps to HKube's rate; one after the other does not.
     fake = HkubeWithMetrics(algorithm, prefix="/hkube/api-server", active_polls=0, per_second=1_000)
     with fake.running():
         yield fake
@@ -43,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def command(folder: Path, *words: str, status: int = 0) -> Result:
-    ended = run_hkrunner(*words, cwd=folder)
+    ended = run_hkrunner(*words, cwd=folder, env=at_any_rate(folder.parent))
     assert ended.status == status, ended
     return ended
 
@@ -51,7 +50,7 @@ def command(folder: Path, *words: str, status: int = 0) -> Result:
 def test_a_job_stands_beside_local_tasks_in_a_table_in_json_and_in_one_board(
     cluster: HkubeWithMetrics, folder: Path, tmp_path: Path
 ) -> None:
-    run_hkrunner("--on", cluster.url, *("-i", "3", "-i", '"oom"', "-i", "5"), cwd=folder)
+    command(folder, "--on", cluster.url, *("-i", "3", "-i", '"oom"', "-i", "5"), status=137)
     cluster.add_metrics(tmp_path / "made")
 
     words = ("compare", "job000000001", "t1", "--board")

@@ -67,6 +67,18 @@ class FakeJob:
     polls: int = 0  #: how often its status was asked for
 
 
+def at_any_rate(folder: Path) -> dict[str, str]:
+    """Return variables by which hkrunner pauses between no requests, for tests of other things than its rate.
+
+    They are for commands that start no algorithm.
+    """
+    place = folder / "at_any_rate"
+    place.mkdir(exist_ok=True)
+    patch = "from hkrunner.runner.cluster import pace\npace.REQUESTS = 1_000\n"
+    (place / "sitecustomize.py").write_text(patch)
+    return {"PYTHONPATH": str(place)}
+
+
 class HkubeApi:
     """The server. `algorithm` gets the input of a task; it returns the result, or raises Failed."""
 
