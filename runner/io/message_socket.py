@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import array
 import contextlib
+import mmap
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from ...sandbox.shared.channel import ChannelError
+from ...sandbox.shared.channel import ChannelError, fds_of
 from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
 from ...sandbox.shared.message_format import ProcessMessage
 from .loop import Loop
 
-_FDS_MAX = 4
+#: Room for the descriptors of a datagram, which has at most four.
+_ANCILLARY_BYTES = socket.CMSG_LEN(4 * 4)
 
 
 class MessageSocket:
@@ -37,6 +39,8 @@ class MessageSocket:
         self._on_message = on_message
         self._on_end = on_end
         self._queue: deque[tuple[bytes, list[int]]] = deque()
+        # recv() would map memory of this size for each message, and give it back.
+        self._scratch = mmap.mmap(-1, DATAGRAM_MAX, mmap.MAP_PRIVATE)
         self._is_closed = False
         sock.setblocking(False)
         loop.on_readable(sock, self._read)
@@ -101,7 +105,10 @@ class MessageSocket:
     def _receive(self) -> tuple[bytes, list[int], int]:
         for _ in range(2):
             try:
-                return socket.recv_fds(self._socket, DATAGRAM_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)[:3]
+                count, ancillary, flags, _ = self._socket.recvmsg_into(
+                    [self._scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC
+                )
+                return self._scratch[:count], fds_of(ancillary), flags
             except ConnectionResetError:
                 # Told once, if the other side has not read all of ours; its last messages can still be read.
                 continue

@@ -5,16 +5,21 @@ It waits for each of them. hkrunner's side of the socket never waits: it is a Me
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
+import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ...sandbox.shared.channel import fds_of
 from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
 from ...sandbox.shared.message_format import ProcessMessage
 
 #: Bytes of each of the two texts in a RequestFailed.
 TEXT_MAX = DATAGRAM_MAX * 3 // 10
+#: Room for the descriptors of a datagram, which has at most one.
+_ANCILLARY_BYTES = socket.CMSG_LEN(4)
 
 
 class Datagram(NamedTuple):
@@ -26,17 +31,34 @@ class Datagram(NamedTuple):
 
 def send(sock: socket.socket, datagram: Datagram) -> None:
     """Send it; the descriptor stays the caller's. Raises OSError."""
-    socket.send_fds(sock, [datagram_of(datagram.message)], [datagram.fd] if datagram.fd >= 0 else [])
+    data = datagram_of(datagram.message)
+    if datagram.fd >= 0:
+        socket.send_fds(sock, [data], [datagram.fd])
+    else:
+        sock.send(data)
 
 
 def receive(sock: socket.socket, known: Mapping[int, type[ProcessMessage]]) -> Datagram | None:
     """Return the next one, None when the other side is gone. Raises ChannelError."""
+    scratch = _of_thread.scratch
     try:
-        data, fds, _, _ = socket.recv_fds(sock, DATAGRAM_MAX, 4, socket.MSG_CMSG_CLOEXEC)
+        count, ancillary, _, _ = sock.recvmsg_into([scratch], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
     except OSError:
         return None
-    if not data:
+    fds = fds_of(ancillary) if ancillary else []
+    if not count:
         for fd in fds:
             os.close(fd)
         return None
-    return Datagram(message_of(data, known), fds[0] if fds else -1)
+    return Datagram(message_of(scratch[:count], known), fds[0] if fds else -1)
+
+
+class _OfThread(threading.local):
+    """What each thread has for itself."""
+
+    def __init__(self) -> None:
+        # As in MessageSocket.
+        self.scratch = mmap.mmap(-1, DATAGRAM_MAX, mmap.MAP_PRIVATE)
+
+
+_of_thread = _OfThread()
