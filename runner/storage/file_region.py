@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from ...sandbox.codec.codec import Buffer
 
 #: Bytes that are copied between two reports of progress.
 CHUNK = 4 * 1024 * 1024
+#: Bytes up to this many are read at once, and written together with others; more are moved by the kernel.
+SMALL = 64 * 1024
 
 
 class FileRegion:
@@ -76,3 +78,16 @@ def append(fd: int, data: Bytes, progress: Callable[[], None]) -> None:
     while at < len(view):
         at += os.write(fd, view[at : at + CHUNK])
         progress()
+
+
+def joined(pieces: Sequence[Bytes]) -> Iterator[Bytes]:
+    """Yield the same bytes in fewer pieces."""
+    small: list[Buffer] = []
+    for one in pieces:
+        if isinstance(one, FileRegion) or len(one) > SMALL:
+            yield b"".join(small)
+            small.clear()
+            yield one
+        else:
+            small.append(one)
+    yield b"".join(small)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from .encoded_value import HEADER_SIZE, is_header
 from .errors import StorageError
-from .file_region import Bytes, FileRegion, append
+from .file_region import SMALL, Bytes, FileRegion, append, joined
 from .stored_object import StoredObject, check_fits
 
 
@@ -32,16 +32,18 @@ class FolderStore:
             size = os.fstat(fd).st_size
             check_fits(size, file)
             progress()
-            begin = os.pread(fd, HEADER_SIZE, 0)
-        except OSError as error:
+            begin = os.pread(fd, max(size, HEADER_SIZE) if size <= SMALL else HEADER_SIZE, 0)
+        except BaseException as error:  # also Abandoned
             os.close(fd)
-            raise StorageError(f"no object can be read at {file}: {error.strerror}") from None
-        except StorageError:
-            os.close(fd)
+            if isinstance(error, OSError):
+                raise StorageError(f"no object can be read at {file}: {error.strerror}") from None
             raise
         # A header alone is that of empty bytes: as a value, it is of none of the encodings.
-        header = begin if is_header(begin) else None
+        header = begin[:HEADER_SIZE] if is_header(begin[:HEADER_SIZE]) else None
         at = 0 if header is None else HEADER_SIZE
+        if len(begin) >= size:
+            os.close(fd)
+            return StoredObject(file, header, begin[at:size], lambda: None)
         return StoredObject(file, header, FileRegion(fd, at, size - at), lambda: os.close(fd))
 
     def write(self, path: str, header: bytes, body: Sequence[Bytes], progress: Callable[[], None]) -> None:
@@ -55,7 +57,7 @@ class FolderStore:
             try:
                 with open(fd, "wb", buffering=0):
                     self._check_below(os.path.dirname(_path_of(fd)), folder)
-                    for one in (header, *body):
+                    for one in joined((header, *body)):
                         append(fd, one, progress)
                 os.rename(part, file)
             except BaseException:  # also Abandoned and MemoryError

@@ -15,12 +15,9 @@ from typing import Any, Protocol
 
 from .encoded_value import EncodedValue, check, in_encoding, part, value_of
 from .errors import StorageError
-from .file_region import FileRegion
+from .file_region import SMALL, FileRegion
 from .stored_object import ObjectStore
 from .value_cache import ValueCache
-
-#: Objects up to this size are read at once; a larger one is copied by the kernel to where it is needed.
-SMALL = 64 * 1024
 
 Progress = Callable[[], None]
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from ...sandbox.codec.codec import Buffer
 from ...sandbox.shared.channel import seal
-from .file_region import Bytes, FileRegion, append
-
-#: Pieces up to this size are written together.
-_SMALL = 64 * 1024
+from .file_region import Bytes, FileRegion, append, joined
 
 
 class MessageFile:
@@ -35,7 +32,7 @@ class MessageFile:
             os.ftruncate(self._fd, size)
             seal(self._fd)
             # Not through a mapping: without memory, a write fails, but access to a mapping ends the process.
-            for one in _joined(pieces):
+            for one in joined(pieces):
                 append(self._fd, one, progress)
             self._capacity = size
         else:
@@ -45,7 +42,7 @@ class MessageFile:
     def _write_again(self, pieces: Sequence[Bytes], progress: Callable[[], None]) -> None:
         """Write into the memory that is there: half of what sendfile() costs."""
         view, at = memoryview(self._mapped()), 0
-        for one in _joined(pieces):
+        for one in joined(pieces):
             if isinstance(one, FileRegion):
                 one.read_into(view[at : at + len(one)], progress)
             else:
@@ -68,16 +65,3 @@ class MessageFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _joined(pieces: Sequence[Bytes]) -> Iterator[Bytes]:
-    """Yield the same bytes in fewer pieces."""
-    small: list[Buffer] = []
-    for one in pieces:
-        if isinstance(one, FileRegion) or len(one) > _SMALL:
-            yield b"".join(small)
-            small.clear()
-            yield one
-        else:
-            small.append(one)
-    yield b"".join(small)

@@ -322,6 +322,17 @@ def test_an_object_that_is_not_written_whole_leaves_nothing(tmp_path: Path) -> N
     assert [one.name for one in (tmp_path / "a").iterdir()] == ["b"]
 
 
+def test_an_object_that_nobody_waits_for_any_more_stays_not_open(tmp_path: Path) -> None:
+    def abandon() -> None:
+        raise Abandoned
+
+    (tmp_path / "a").write_bytes(header() + b"\x01")
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(Abandoned):
+        FolderStore(str(tmp_path)).open("a", abandon)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_the_memory_of_a_call_is_closed_though_no_answer_comes() -> None:
     storage = TaskStorage.__new__(TaskStorage)
     asked: list[Any] = []
