@@ -168,7 +168,8 @@ class Operations:
                 data = memoryview(written)[at : at + len(piece)]
                 if one.value.encoding != "bson":  # only what frames the document was copied apart
                     check(one.value._replace(data=data), one.name)
-                if self._stores.inputs.fits(len(data)):
+                # To read a file a second time costs what it costs to copy it.
+                if self._stores.inputs.is_worth_a_copy(one.cache_id, len(data)):
                     kind = one.value.data[4:5] if one.value.encoding == "bson" else b""
                     self._to_be_cached.append((one.cache_id, one.value.encoding, bytes(kind), data))
             at += len(piece)

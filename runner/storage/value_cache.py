@@ -6,6 +6,9 @@ import threading
 
 from .encoded_value import EncodedValue
 
+#: At most so many ids of values that were not kept are remembered.
+MISSED_MAX = 1000
+
 
 class ValueCache:
     """Values by the id under which HKube's links name them. Several threads may use it at a time."""
@@ -14,6 +17,7 @@ class ValueCache:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._values: dict[str, EncodedValue] = {}
+        self._missed: dict[str, None] = {}  #: ids of values that were needed once, and not kept
         self._lock = threading.Lock()
 
     def get(self, name: str) -> EncodedValue | None:
@@ -23,6 +27,16 @@ class ValueCache:
     def fits(self, size: int) -> bool:
         """Whether a value of this size may be here at all."""
         return size <= self._most_bytes
+
+    def is_worth_a_copy(self, name: str, size: int) -> bool:
+        """Whether to keep a value for which it has to be copied: it fits, and is needed a second time."""
+        with self._lock:
+            if not self.fits(size) or name in self._missed:
+                return self.fits(size)
+            self._missed[name] = None
+            if len(self._missed) > MISSED_MAX:
+                del self._missed[next(iter(self._missed))]
+            return False
 
     def put(self, name: str, value: EncodedValue) -> None:
         """Keep the value, whose bytes must not change any more; one that is here already stays."""

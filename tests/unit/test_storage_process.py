@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import socket
 import sys
 import time
@@ -35,7 +36,7 @@ from hkrunner.runner.storage.peer_server import TASKS_MAX, PeerServer
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
 from hkrunner.runner.storage.stored_object import StoredObject
-from hkrunner.runner.storage.value_cache import ValueCache
+from hkrunner.runner.storage.value_cache import MISSED_MAX, ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
 from hkrunner.sandbox.shared.storage_messages import (
@@ -261,13 +262,24 @@ def test_large_bytes_become_text_in_json_and_each_value_is_kept_under_its_own_na
     data = {"jobId": "job1", "taskId": "t1", "input": ["$$aaaaaaaa", "$$bbbbbbbb"], "storage": links}
     wire = json.dumps({"command": "initialize", "data": data}).encode()
     memory = MessageFile()
-    for _ in ("from the storage", "from memory"):
+    for is_there in (True, True, False):  # read, read and kept, found in memory
+        if not is_there:
+            shutil.rmtree(tmp_path)
         answer = operations.perform(Job(FetchInput(wire, 1)), memory)
         assert isinstance(answer.message, InputFetched)
         operations.finish()
         told = json.loads(os.pread(answer.fd, answer.message.size, 0))["data"]["input"]
         assert told == [base64.b64encode(b"b" * 70_000).decode(), "t" * 80_000]
     memory.close()
+
+
+def test_a_value_is_worth_a_copy_when_it_is_needed_again_and_fits() -> None:
+    cache = ValueCache(10)
+    assert [cache.is_worth_a_copy(name, 10) for name in "abab"] == [False, False, True, True]
+    assert [cache.is_worth_a_copy("c", 11) for _ in range(2)] == [False, False]
+    for number in range(MISSED_MAX):
+        cache.is_worth_a_copy(str(number), 1)
+    assert not cache.is_worth_a_copy("a", 1), "it was forgotten"
 
 
 def test_the_memory_of_inputs_holds_one_message_after_the_other(tmp_path: Path) -> None:
