@@ -166,6 +166,10 @@ class ChildMessageHandler:
             self._quitting = task
             task.usage.ask_final()
             return
+        is_unread = message.code == "RUNNER_ERROR" and task.message is not None
+        if is_unread and self._storage is not None and self._control.state in (*NOT_BEGUN, State.RUNNING):
+            self._storage.explain(task)
+            return
         self._control.step(Event.CHILD_QUITS if message.ends else Event.CHILD_FAILED)
 
     def _may_have_been_refused(self, task: ActiveTask) -> bool:

@@ -17,6 +17,7 @@ from ...sandbox.shared.outcome import Cause
 from ...sandbox.shared.storage_messages import (
     CarryAnswer,
     CarryCall,
+    CheckInput,
     FetchInput,
     ForTask,
     ForWorker,
@@ -56,6 +57,7 @@ class TaskStorage:
             context.loop,
             settings.serving.storage,
             encodings,
+            checks_later=not settings.code.argv,  # a program may not say that it cannot read its input
             on_note=lambda text: output.say(f"◌ storage: {text}"),
             on_serving=replies.serving,
         )
@@ -99,6 +101,19 @@ class TaskStorage:
         self._control.step(Event.FETCHED)
         if task.is_started_early and task is self._control.task:
             self._control.step(Event.START)
+
+    def explain(self, task: ActiveTask) -> None:
+        """Fail the task, whose child cannot read its input, with the reason if that is an object."""
+        assert task.message is not None, "its child has not read it"
+        self._client.ask(CheckInput, _wire_of(task.message), partial(self._explained, task))
+
+    def _explained(self, task: ActiveTask, answer: StorageAnswer) -> None:
+        if task is not self._control.task:
+            return
+        if isinstance(answer, RequestFailed):
+            text = f"STORAGE_READ_FAILED: {answer.text}"
+            task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
+        self._control.step(Event.CHILD_FAILED)
 
     def store(self) -> None:
         """Have the result of the current task written."""

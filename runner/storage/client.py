@@ -60,17 +60,19 @@ class StorageClient:
         settings: StorageSettings,
         encodings: tuple[str, str, str],
         *,
+        checks_later: bool = False,
         on_note: Callable[[str], None],
         on_serving: Callable[[], None],
     ) -> None:
         """`encodings`: of the worker's messages, of those of the algorithm's process, and of the storage.
 
+        checks_later: CheckInput is asked when the algorithm's process cannot read the input of a task.
         on_note: gets a line for people. on_serving: called while other algorithms ask for results.
         """
         self._loop = loop
         self._on_note = on_note
         self._on_serving = on_serving
-        self._configuration = ConfigureStorage(PROTOCOL_VERSION, settings._asdict(), *encodings)
+        self._configuration = ConfigureStorage(PROTOCOL_VERSION, settings._asdict(), *encodings, checks_later)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: MessageSocket | None = None
         self._ids = itertools.count(1)

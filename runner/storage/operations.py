@@ -17,6 +17,7 @@ from ...sandbox.codec.codec import Buffer
 from ...sandbox.shared.storage_messages import (
     INLINE_MAX,
     CarryCall,
+    CheckInput,
     FetchInput,
     ForTask,
     ForWorker,
@@ -71,10 +72,16 @@ class Stores(NamedTuple):
 class Operations:
     """Works for one task at a time."""
 
-    def __init__(self, encodings: Encodings, stores: Stores, cluster: str) -> None:
+    def __init__(
+        self, encodings: Encodings, stores: Stores, cluster: str, *, checks_later: bool = False
+    ) -> None:
+        """`checks_later`: an object may be checked when the task's process could not read it (CheckInput)."""
         self._encodings = encodings
         self._stores = stores
         self._cluster = cluster
+        self._checks_later = checks_later
+        #: The object in the task's input that is not checked: its place, and where it is in the message.
+        self._unchecked: tuple[str, slice] | None = None
         self._has_task = False
         self._job_id = self._task_id = self._node = ""
         self._save_paths: list[str] = []
@@ -90,6 +97,8 @@ class Operations:
             raise StorageError("the process that accesses the storage was started again during this task")
         if isinstance(job.request, StoreResult):
             return Datagram(self._store(job))
+        if isinstance(job.request, CheckInput):
+            return Datagram(self._check_input(job))
         if isinstance(job.request, CarryCall):
             return self._call(job, memory)
         return self._answer(job, memory)
@@ -105,19 +114,20 @@ class Operations:
         paths = info.get("savePaths") if isinstance(info, dict) else None
         self._save_paths = [path for path in paths or () if isinstance(path, str)]
         self._includes_result.clear()
+        self._unchecked = None
         names = {name: str(data[name])[:1000] for name in _NAMES if data.get(name) is not None}
         with contextlib.ExitStack() as opened:
             links = self._links(job)
             storage = data.get("storage")
-            filled = dict(data)
+            filled = {**data, "storage": {}, "flatInput": None}  # as under v1
+            value = filled.pop("input")
             if isinstance(storage, dict) and storage:
                 try:
-                    filled["input"] = fill(data["input"], lambda text: _filled(text, storage, links))
+                    value = fill(value, lambda text: _filled(text, storage, links))
                 finally:
                     for one in links.large:
                         opened.callback(one.close)
-            filled["storage"] = {}
-            filled["flatInput"] = None  # as under v1
+            filled["input"] = value  # the last one: see _check_large()
             whole = {"command": "initialize", "data": _as_filled(filled)}
             wire, size, fd = self._for_task(whole, links.large, job, memory)
             return Datagram(InputFetched(wire, job.id, names, size), fd)
@@ -156,23 +166,41 @@ class Operations:
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"the input cannot be put together: {reason}") from None
-        self._check_large(pieces, large, memory.view(size))
+        self._check_large(pieces, large, memory.view(size), may_wait=isinstance(job.request, FetchInput))
         return b"", size, fd
 
-    def _check_large(self, pieces: list[Bytes], large: list[LargeObject], written: Buffer) -> None:
-        """Check the objects that were copied; those that fit into the cache are put there by finish()."""
+    def _check_large(
+        self, pieces: list[Bytes], large: list[LargeObject], written: Buffer, *, may_wait: bool
+    ) -> None:
+        """Check the objects that were copied; those that are worth it are put into the cache by finish().
+
+        `may_wait`: see __init__(). A message of msgpack that ends with an object can be read only if that is
+        exactly one value: nothing but the values says where a list or an object ends. To go through 500,000
+        numbers takes as long as to copy them twice.
+        """
+        may_wait = may_wait and self._checks_later and self._encodings.task == "msgpack"
         waiting, at = list(large), 0
-        for piece in pieces:
+        for number, piece in enumerate(pieces, 1):
             if isinstance(piece, FileRegion):
                 one = waiting.pop(0)
                 data = memoryview(written)[at : at + len(piece)]
-                if one.value.encoding != "bson":  # only what frames the document was copied apart
-                    check(one.value._replace(data=data), one.name)
                 # To read a file a second time costs what it costs to copy it.
-                if self._stores.inputs.is_worth_a_copy(one.cache_id, len(data)):
+                is_kept = self._stores.inputs.is_worth_a_copy(one.cache_id, len(data))
+                if may_wait and number == len(pieces) and not (is_kept or one.value.is_raw):
+                    self._unchecked = one.name, slice(at, at + len(data))
+                elif one.value.encoding != "bson":  # only what frames the document was copied apart
+                    check(one.value._replace(data=data), one.name)
+                if is_kept:
                     kind = one.value.data[4:5] if one.value.encoding == "bson" else b""
                     self._to_be_cached.append((one.cache_id, one.value.encoding, bytes(kind), data))
             at += len(piece)
+
+    def _check_input(self, job: Job) -> ForTask:
+        """Check what was not checked before it went to the task."""
+        if self._unchecked is not None:
+            name, where = self._unchecked
+            check(EncodedValue(self._encodings.task, memoryview(job.data())[where]), name)
+        return ForTask(b"", job.id)
 
     def finish(self) -> None:
         """Fill the caches: called after the answer of perform() was sent, so that the task need not wait."""

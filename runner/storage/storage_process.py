@@ -64,7 +64,14 @@ _NO_ZMQ = "the package pyzmq is not installed here (pip install 'hkrunner[peers]
 class StorageProcess:
     """Serves the requests that come on a socket until it is closed."""
 
-    def __init__(self, sock: socket.socket, settings: StorageSettings, encodings: Encodings) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        settings: StorageSettings,
+        encodings: Encodings,
+        *,
+        checks_later: bool,
+    ) -> None:
         self._socket = sock
         self._settings = settings
         self._sending = threading.Lock()
@@ -86,7 +93,7 @@ class StorageProcess:
             peers=self._peer_client(),
             discovery=None if self._server is None else self._server.discovery,
         )
-        self._operations = Operations(encodings, stores, settings.cluster)
+        self._operations = Operations(encodings, stores, settings.cluster, checks_later=checks_later)
 
     def _peer_client(self) -> Peers | None:
         try:
@@ -313,8 +320,8 @@ def main() -> None:
     _end_first_without_memory()
     allow_most_open_files()
     encodings = Encodings(told.worker, told.task, told.storage)
-    process = StorageProcess(sock, StorageSettings(**told.settings), encodings)
-    process.run()
+    settings = StorageSettings(**told.settings)
+    StorageProcess(sock, settings, encodings, checks_later=told.checks_later).run()
     os._exit(0)  # threads that hang would keep this process
 
 

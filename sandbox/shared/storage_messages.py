@@ -1,7 +1,7 @@
 """The messages between hkrunner and its storage process, each in a datagram.
 
-    hkrunner -> storage process   ConfigureStorage, then FetchInput, StoreResult, CarryCall, CarryAnswer and
-                                  CancelRequests
+    hkrunner -> storage process   ConfigureStorage, then FetchInput, CheckInput, StoreResult, CarryCall,
+                                  CarryAnswer and CancelRequests
     storage process -> hkrunner   for each request InputFetched, ForWorker, ForTask or RequestFailed, with its
                                   id; unasked StorageNote, StorageHangs and StorageServes
 
@@ -28,6 +28,7 @@ class ConfigureStorage(ProcessMessage):
     worker: str  #: encoding of the worker's messages
     task: str  #: of those to and from the algorithm's process
     storage: str  #: of what is stored
+    checks_later: bool = False  #: whether hkrunner sends CheckInput when the input of a task cannot be read
 
 
 class _Carrier(ProcessMessage):
@@ -42,6 +43,12 @@ class FetchInput(_Carrier):
     """Complete the `initialize` of a task; answered by InputFetched."""
 
     kind = 97
+
+
+class CheckInput(_Carrier):
+    """Say which object is why this complete `initialize` cannot be read: RequestFailed; ForTask for none."""
+
+    kind = 102
 
 
 class StoreResult(_Carrier):
@@ -119,9 +126,9 @@ class StorageServes(ProcessMessage):
     kind = 110
 
 
-StorageRequest = FetchInput | StoreResult | CarryCall | CarryAnswer
+StorageRequest = FetchInput | CheckInput | StoreResult | CarryCall | CarryAnswer
 StorageAnswer = InputFetched | ForWorker | ForTask | RequestFailed
-REQUESTS = (FetchInput, StoreResult, CarryCall, CarryAnswer)
+REQUESTS = (FetchInput, CheckInput, StoreResult, CarryCall, CarryAnswer)
 ANSWERS = (InputFetched, ForWorker, ForTask, RequestFailed)
 TO_STORAGE = {one.kind: one for one in (ConfigureStorage, *REQUESTS, CancelRequests)}
 FROM_STORAGE = {one.kind: one for one in (*ANSWERS, StorageNote, StorageHangs, StorageServes)}

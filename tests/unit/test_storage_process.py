@@ -42,6 +42,7 @@ from hkrunner.sandbox.shared.message_format import Memfd
 from hkrunner.sandbox.shared.storage_messages import (
     CarryAnswer,
     CarryCall,
+    CheckInput,
     FetchInput,
     ForTask,
     InputFetched,
@@ -133,9 +134,9 @@ def job_of(what: type[StorageRequest], message: dict[str, Any]) -> Job:
     return Job(what(codec.encode("msgpack", message, name="it", most=None), 1))
 
 
-def operations_on(objects: Any, results: ValueCache) -> Operations:
+def operations_on(objects: Any, results: ValueCache, **more: bool) -> Operations:
     stores = Stores(objects, ValueCache(0), results, None, {"host": "h", "port": "1"})
-    return Operations(Encodings(*["msgpack"] * 3), stores, "local")
+    return Operations(Encodings(*["msgpack"] * 3), stores, "local", **more)
 
 
 def begin(operations: Operations, task: str) -> None:
@@ -249,6 +250,34 @@ def test_a_program_may_leave_fields_of_a_call_out(tmp_path: Path) -> None:
         done = {"command": command, "data": {name: "8" if name == "execId" else "9", "response": link}}
         answer = operations.perform(job_of(CarryAnswer, done), MessageFile())
         assert content(answer) == done  # its value is not asked for
+
+
+def test_an_object_that_the_input_ends_with_is_checked_when_the_task_cannot_read_it(tmp_path: Path) -> None:
+    storage, memory = Storage(tmp_path), MessageFile()
+    cut = storage.write("cut", header() + b"\xc6\0\x01\0\0" + b"x" * 65_535)
+    links = {"cut": cut, "whole": storage.put("whole", "x" * 70_000)}
+
+    def fetch(*input: object, checks_later: bool = True) -> tuple[Operations, Job]:
+        data = {"input": list(input), "jobId": "job1", "taskId": "t1", "storage": links}
+        operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0), checks_later=checks_later)
+        answer = operations.perform(job_of(FetchInput, {"command": "initialize", "data": data}), memory)
+        assert isinstance(answer.message, InputFetched)
+        return operations, Job(CheckInput(b"", 2, answer.message.size), os.dup(answer.fd))
+
+    text = r"cut \(65,540 bytes\) is not msgpack: Input data was truncated"
+    for later, input in ((False, ["$$cut"]), (True, ["$$cut", 5]), (True, [{"a": ["$$cut"]}, "$$whole"])):
+        with pytest.raises(StorageError, match=text):
+            fetch(*input, checks_later=later)
+    operations, check = fetch("$$whole", "$$cut")
+    with pytest.raises(ValueError, match="Input data was truncated"):
+        codec.decode("msgpack", check.data())
+    with pytest.raises(StorageError, match=text):
+        operations.perform(check, MessageFile())
+    check.close()
+    operations, check = fetch({"a": [5, "$$whole"]})
+    assert operations.perform(check, MessageFile()).message == ForTask(b"", 2)
+    check.close()
+    memory.close()
 
 
 def test_large_bytes_become_text_in_json_and_each_value_is_kept_under_its_own_name(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""A task with storage v3, with a storage process that answers what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hkrunner.runner.serving import task_storage
+from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.sandbox.shared.storage_messages import (
+    CheckInput,
+    FetchInput,
+    ForTask,
+    InputFetched,
+    RequestFailed,
+    StorageAnswer,
+)
+from support.fake_serving import FakeServing, Serve
+
+
+class FakeStorageClient:
+    """Records the requests; the test answers the last one."""
+
+    def __init__(self, *_: object, **more: object) -> None:
+        self.asked: list[tuple[type, object]] = []
+        self.checks_later = more["checks_later"]
+
+    def begin(self) -> None:
+        pass
+
+    cancel = close = begin
+
+    def ask(self, what: type, wire: object, on_answer: Callable[[StorageAnswer], None]) -> None:
+        self.asked.append((what, wire))
+        self.answer = on_answer
+
+
+@pytest.fixture
+def unread(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing, Any]:
+    """A task that its child could not read, and the storage's client."""
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(storage=StorageSettings())
+    client = one.supervisor._storage._client  # type: ignore[union-attr]
+    one.initialize()
+    client.answer(InputFetched(b"cut", 1, {"taskId": "t1"}))
+    one.child_fails("RUNNER_ERROR")
+    assert one.commands == [] and client.checks_later is True
+    return one, client
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (RequestFailed(2, "a (3 bytes) is not msgpack"), "STORAGE_READ_FAILED: a (3 bytes) is not msgpack"),
+        (ForTask(b"", 2), "RUNNER_ERROR: no"),
+    ],
+)
+def test_a_task_that_its_child_cannot_read_fails_with_the_object_that_is_the_reason(
+    unread: tuple[FakeServing, Any], answer: StorageAnswer, told: str
+) -> None:
+    one, client = unread
+    assert [what for what, _ in client.asked] == [FetchInput, CheckInput] and client.asked[1][1] == b"cut"
+    client.answer(answer)
+    (posted,) = one.link.posted
+    assert (posted["command"], posted["error"]["message"]) == ("errorMessage", told)
+
+
+def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
+    unread: tuple[FakeServing, Any],
+) -> None:
+    one, client = unread
+    one.stop()
+    client.answer(RequestFailed(2, "a (3 bytes) is not msgpack"))
+    assert one.commands == ["stopped"]
+    one.initialize("t2")
+    client.answer(InputFetched(b"cut", 3, {"taskId": "t2"}))
+    one.child_fails("RUNNER_ERROR")
+    late = client.answer
+    one.initialize("t3")
+    late(ForTask(b"", 4))
+    client.answer(RequestFailed(5, "no"))
+    assert [posted.get("error", {}).get("message") for posted in one.link.posted] == [
+        None,
+        "STORAGE_READ_FAILED: no",
+    ]
