@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -57,6 +57,22 @@ def pieces_of(encoding: str, message: dict[str, Any]) -> list[Bytes]:
     return pieces
 
 
+def _in_runs(items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any, bool]]:
+    """Yield (key, value, False) for each encoded or filled value, and (None, a dict, True) for the plain ones
+    that follow each other: they are encoded together."""
+    plain: dict[Any, Any] = {}
+    for key, one in items:
+        if not isinstance(one, (EncodedValue, Filled)):
+            plain[key] = one
+            continue
+        if plain:
+            yield None, plain, True
+            plain = {}
+        yield key, one, False
+    if plain:
+        yield None, plain, True
+
+
 def _encoded(encoding: str, value: Any) -> bytes:
     """Return a value encoded that came in another encoding, which may have other numbers."""
     try:
@@ -92,9 +108,13 @@ def _add_msgpack(value: Any, pieces: list[Bytes]) -> None:
         items = value.items
         if isinstance(items, dict):
             pieces.append(_msgpack_head(len(items), 0x80, 0xDE))
-            for key, one in items.items():
-                pieces.append(msgspec.msgpack.encode(key))
-                _add_msgpack(one, pieces)
+            for key, one, is_plain in _in_runs(items.items()):
+                if is_plain:
+                    head = _msgpack_head(len(one), 0x80, 0xDE)
+                    pieces.append(_encoded("msgpack", one)[len(head) :])
+                else:
+                    pieces.append(msgspec.msgpack.encode(key))
+                    _add_msgpack(one, pieces)
         else:
             pieces.append(_msgpack_head(len(items), 0x90, 0xDC))
             for one in items:
@@ -146,14 +166,18 @@ def _add_bson_document(elements: list[tuple[str, Any]], pieces: list[Bytes]) -> 
     at = len(pieces)
     pieces.append(b"")
     size = 5
-    for key, one in elements:
-        size += _add_bson_element(key, one, pieces)
+    for key, one, is_plain in _in_runs(elements):
+        if is_plain:
+            pieces.append(_encoded("bson", one)[14:-2])  # of the document {data: one}
+            size += len(pieces[-1])
+        else:
+            size += _add_bson_element(key, one, pieces)
     pieces[at] = struct.pack("<i", size)
     pieces.append(b"\0")
     return size
 
 
-def _add_bson_element(key: str, value: Any, pieces: list[Bytes]) -> int:
+def _add_bson_element(key: str, value: EncodedValue | Filled, pieces: list[Bytes]) -> int:
     name = key.encode() + b"\0"
     if isinstance(value, EncodedValue) and value.is_raw:
         head = b"\x05" + name + struct.pack("<iB", len(value.data), 0)
@@ -164,16 +188,11 @@ def _add_bson_element(key: str, value: Any, pieces: list[Bytes]) -> int:
         head, rest = bytes(value.data[4:5]) + name, value.data[10:-1]
         pieces += [head, rest]
         return len(head) + len(rest)
-    if isinstance(value, Filled):
-        is_dict = isinstance(value.items, dict)
-        head = (b"\x03" if is_dict else b"\x04") + name
-        pieces.append(head)
-        if isinstance(value.items, dict):
-            elements = [(str(inner), one) for inner, one in value.items.items()]
-        else:
-            elements = [(str(number), one) for number, one in enumerate(value.items)]
-        return len(head) + _add_bson_document(elements, pieces)
-    rest = _encoded("bson", value)
-    head = rest[4:5] + name
-    pieces += [head, rest[10:-1]]
-    return len(head) + len(rest) - 11
+    is_dict = isinstance(value.items, dict)
+    head = (b"\x03" if is_dict else b"\x04") + name
+    pieces.append(head)
+    if isinstance(value.items, dict):
+        elements = [(str(inner), one) for inner, one in value.items.items()]
+    else:
+        elements = [(str(number), one) for number, one in enumerate(value.items)]
+    return len(head) + _add_bson_document(elements, pieces)
