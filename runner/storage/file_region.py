@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -35,14 +36,12 @@ class FileRegion:
         """Read the region. Raises OSError."""
         return bytes(self.read(lambda: None))
 
-    def read(self, progress: Callable[[], None]) -> bytearray:
-        """Read the region, a chunk at a time. Raises OSError, also when the file has become shorter."""
-        data = bytearray()
-        while len(data) < self._size:  # all of it at once would be filled with zeros, and hold up all threads
-            at, count = len(data), min(CHUNK, self._size - len(data))
-            data += bytes(count)
-            with memoryview(data) as view:
-                self[at : at + count].read_into(view[at:], progress)
+    def read(self, progress: Callable[[], None]) -> Buffer:
+        """Read the region. Raises OSError, also when the file has become shorter."""
+        # A bytearray of this size would be filled with zeros first, which holds up all threads.
+        memory = mmap.mmap(-1, max(1, self._size), mmap.MAP_PRIVATE)
+        data = memoryview(memory)[: self._size]
+        self.read_into(data, progress)
         return data
 
     def read_into(self, view: memoryview, progress: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from ...sandbox.codec.codec import Buffer
 from .encoded_value import EncodedValue, check, in_encoding, part, value_of
 from .errors import StorageError
 from .file_region import SMALL, FileRegion
@@ -163,7 +164,7 @@ class InputLinks:
         check(whole, one.name)
         return whole
 
-    def _read(self, data: FileRegion, name: str) -> bytearray:
+    def _read(self, data: FileRegion, name: str) -> Buffer:
         try:
             return data.read(self._progress)
         except OSError as error:
