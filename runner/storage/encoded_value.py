@@ -336,8 +336,13 @@ def _foreign_result(encoding: str, wire: Buffer) -> tuple[EncodedValue, Buffer]:
 
 def bson_document(kind: bytes, value: Buffer) -> bytes:
     """Return the document {data: value} for a value of this type, as it is in another document."""
-    rest = b"".join((kind, _BSON_NAME, value, b"\0"))
-    return bson_length(rest) + rest
+    return b"".join(bson_pieces(kind, value))
+
+
+def bson_pieces(kind: bytes, value: Buffer) -> list[Buffer]:
+    """Return the same document in pieces, of which the value is one."""
+    size = 4 + len(kind) + len(_BSON_NAME) + len(value) + 1
+    return [struct.pack("<i", size), kind, _BSON_NAME, value, b"\0"]
 
 
 def bson_length(rest: Buffer) -> bytes:

@@ -13,6 +13,23 @@ CHUNK = 4 * 1024 * 1024
 #: Bytes up to this many are read at once, and written together with others; more are moved by the kernel.
 SMALL = 64 * 1024
 
+#: Bytes from here on are copied by the kernel. To map 10 MB in pages of 4 KiB takes longer than to copy them.
+LARGE = 1024 * 1024
+
+
+def copied(pieces: Sequence[Buffer]) -> Buffer:
+    """Return these bytes in memory of their own. Raises MemoryError."""
+    size = sum(len(one) for one in pieces)
+    if size < LARGE:
+        return b"".join(pieces)
+    try:
+        with open(os.memfd_create("hkrunner-value", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+            for one in pieces:
+                append(file.fileno(), one, lambda: None)
+            return memoryview(mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ))
+    except OSError:
+        raise MemoryError from None
+
 
 class FileRegion:
     """A part of an open file, which its owner keeps open."""

@@ -26,8 +26,8 @@ from ...sandbox.shared.storage_messages import (
 )
 from .encoded_value import (
     EncodedValue,
-    bson_document,
     bson_length,
+    bson_pieces,
     check,
     decode,
     describe,
@@ -37,7 +37,7 @@ from .encoded_value import (
     result_of,
 )
 from .errors import StorageError
-from .file_region import Bytes, FileRegion
+from .file_region import Bytes, FileRegion, copied
 from .input_links import InputLinks, LargeObject, Peers
 from .job import Job
 from .message_file import MessageFile
@@ -206,11 +206,11 @@ class Operations:
         """Fill the caches: called after the answer of perform() was sent, so that the task need not wait."""
         if self._to_be_served is not None:
             (task, value, body), self._to_be_served = self._to_be_served, None
-            self._stores.results.put(task, value._replace(data=b"".join(body)))
+            self._stores.results.put(task, value._replace(data=copied(body)))
         waiting, self._to_be_cached = self._to_be_cached, []
         for name, encoding, kind, data in waiting:
-            whole = bson_document(kind, data) if encoding == "bson" else bytes(data)
-            self._stores.inputs.put(name, EncodedValue(encoding, whole))
+            pieces = bson_pieces(kind, data) if encoding == "bson" else [data]
+            self._stores.inputs.put(name, EncodedValue(encoding, copied(pieces)))
 
     # ---- a task's result
 

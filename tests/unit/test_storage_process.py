@@ -26,7 +26,7 @@ from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.runner.storage import client, input_links, peer_server
 from hkrunner.runner.storage.encoded_value import value_of
 from hkrunner.runner.storage.errors import StorageError
-from hkrunner.runner.storage.file_region import Bytes, FileRegion
+from hkrunner.runner.storage.file_region import LARGE, Bytes, FileRegion, copied
 from hkrunner.runner.storage.folder_store import FolderStore
 from hkrunner.runner.storage.job import Abandoned, Job
 from hkrunner.runner.storage.message_file import MessageFile
@@ -309,6 +309,12 @@ def test_a_value_is_worth_a_copy_when_it_is_needed_again_and_fits() -> None:
     for number in range(MISSED_MAX):
         cache.is_worth_a_copy(str(number), 1)
     assert not cache.is_worth_a_copy("a", 1), "it was forgotten"
+
+
+@pytest.mark.parametrize("size", [0, 10, LARGE, LARGE + 5])
+def test_a_copy_has_the_bytes_of_all_pieces(size: int) -> None:
+    pieces = [b"begin", memoryview(bytes(range(256)) * (size // 256 + 1))[:size], b"", b"end"]
+    assert bytes(copied(pieces)) == b"".join(pieces)
 
 
 def test_the_memory_of_inputs_holds_one_message_after_the_other(tmp_path: Path) -> None:
