@@ -54,6 +54,7 @@ class ActiveTask:
     lost_thread: str = ""  #: the note on a thread of this task that ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
+    _recorded_protection: Protection | None = None  #: the same, as its record has it from the beginning
     stop_began: float | None = None  #: the time at which it was asked to end
 
     # Not a dataclass: most of the above is never set for a task of a millisecond.
@@ -123,16 +124,26 @@ class ActiveTask:
             self.timeout.cancel()
 
     def open_record(
-        self, store: Store, entry: str, settings: Mapping[str, object], *, begins_later: bool
+        self,
+        store: Store,
+        entry: str,
+        protection: Protection | None,
+        common: Mapping[str, object],
+        *,
+        begins_later: bool,
     ) -> None:
-        """Begin its record. `settings`: what it takes to run it again. `begins_later`: see begin_record()."""
+        """Begin its record. `common`: what it has in common with other tasks, such as its protection.
+
+        `begins_later`: see begin_record().
+        """
         assert self.ids is not None, "a task is named before it is recorded"
         if self.record is None:
+            self._recorded_protection = protection
             self.record = store.open(
                 self.ids,
                 entry=entry,
                 started_at=self.started_at,
-                extra={"settings": settings},
+                extra=common,
                 wire=self._input_for_journal(),
                 begins_later=begins_later,
             )
@@ -322,6 +333,8 @@ class ActiveTask:
         if self.ran_before and self._tail.has_any:
             facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
+        if self.protection is self._recorded_protection:
+            del facts["protection"]  # in a journal, its head has it for all tasks
         is_here = record.takes_values and result.status == "succeed" and self._answer_bytes <= VALUE_MAX
         record.finish(facts, self.answer if is_here and self._is_kept(self._answer_bytes) else b"")
         result.problems.extend(record.problems)

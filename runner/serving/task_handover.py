@@ -135,17 +135,17 @@ class TaskHandover:
                 if not child.reads_at_once:
                     return
             case Handover.NAMED_AHEAD:
-                self._opener.record(task, begins_later=True)
+                self._opener.record(task, child.protection, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=False))
                 self._begin_record(task)  # while the child reads its task
             case Handover.AT_ONCE:
                 control.step(Event.CHILD_INITIALIZED)
-                self._opener.record(task, begins_later=True)
+                self._opener.record(task, child.protection, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=True))
                 self._begin_record(task, with_start=True)
                 self._measure(task, child)
             case Handover.WITH_START:
-                self._opener.record(task, begins_later=True)
+                self._opener.record(task, child.protection, begins_later=True)
                 self._kept_begin = self._begin(task, message, is_announced=True)
                 control.step(Event.CHILD_INITIALIZED)
                 self._begin_record(task)
@@ -222,7 +222,7 @@ class TaskHandover:
             return
         if child.reads_at_once and task.ids is None:
             names = task.names or self._opener.names_ahead(task) or {}  # the program tells none
-        self._opener.open(task, names)
+        self._opener.open(task, names, child.protection)
         self.begun(task, child)
         if self._way is Handover.CHILD_NAMES_IT:
             child.send(task.number, self._folders(task))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from ...boards.runs.store import Store
 from ...boards.runs.task_ids import TaskIds, local_job_id
 from ...sandbox.shared.entry import Location
+from ...sandbox.shared.messages import Protection
 from ..link.connection import WorkerMessage
 from ..prepare.code_name import code_name
 from ..protocol import encoding
@@ -28,12 +29,16 @@ class TaskOpener:
         self._notices = notices
         #: Default ids for tasks that carry none.
         self._defaults = TaskIds("", local_job_id(time.time()), code_name(settings, where), "local")
+        #: What the records of tasks have in common, for the protection of the last one.
+        self._common: tuple[Protection | None, Mapping[str, object]] | None = None
 
-    def open(self, task: ActiveTask, names: Mapping[str, str | None]) -> None:
+    def open(
+        self, task: ActiveTask, names: Mapping[str, str | None], protection: Protection | None = None
+    ) -> None:
         """Name the task with the names of its message, and begin its record; only the first call counts."""
         if task.ids is None:
             self.name(task, names)
-            self.record(task)
+            self.record(task, protection)
 
     def name(self, task: ActiveTask, names: Mapping[str, str | None]) -> None:
         """Name the task with the names of its message."""
@@ -47,15 +52,22 @@ class TaskOpener:
         task.ids = ids
         self._notices.begins(ids)
 
-    def record(self, task: ActiveTask, *, begins_later: bool = False) -> None:
+    def record(self, task: ActiveTask, protection: Protection | None, *, begins_later: bool = False) -> None:
         """Begin the record of a task that has its names; only the first call counts.
 
-        begins_later: ActiveTask.begin_record() writes it.
+        protection: how the limits of its child are enforced. begins_later: ActiveTask.begin_record() writes
+        it.
         """
-        if self._store is not None:
-            task.open_record(
-                self._store, self._shown, self._settings.records.options, begins_later=begins_later
-            )
+        if self._store is None:
+            return
+        common = self._common
+        if common is None or common[0] is not protection:
+            facts: dict[str, object] = {
+                "settings": self._settings.records.options,
+                "protection": protection.as_dict() if protection is not None else None,
+            }
+            common = self._common = protection, facts
+        task.open_record(self._store, self._shown, *common, begins_later=begins_later)
 
     def names_ahead(self, task: ActiveTask) -> Mapping[str, str | None] | None:
         """Return the names in a task's message before its child has read it; None if they are not easily

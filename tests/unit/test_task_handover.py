@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hkrunner.boards.runs.history import list_tasks
+from hkrunner.boards.runs.history import list_tasks, show_task
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_output import read_log
@@ -255,6 +255,21 @@ def test_the_folder_of_a_task_that_lasts_is_made_before_its_answer_waits_for_it(
             one.after(WATCH_S)
         assert folder.exists() == lasts
         one.child_answers()
+    one.supervisor.shutdown(0)
+    one.child.goes()
+
+
+def test_how_limits_are_enforced_is_recorded_once_for_many_tasks(serve: Serve, tmp_path: Path) -> None:
+    store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
+    one = serve(methods=("start",), store=store, state_dir=str(tmp_path))
+    for name in ("first", "second", "failed"):
+        one.initialize(name)
+        one.start()
+        (one.child_answers if name != "failed" else one.child_fails)()
+    (journal,) = (tmp_path / "journal").iterdir()
+    assert journal.read_bytes().count(b'"protection"') == 1
+    told = [show_task(tmp_path, name).facts["protection"] for name in ("first", "second", "failed")]
+    assert told == [one.child.protection.as_dict()] * 3
     one.supervisor.shutdown(0)
     one.child.goes()
 
