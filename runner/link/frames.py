@@ -10,6 +10,7 @@ import socket
 import struct
 from collections.abc import Callable
 
+from ...sandbox.shared.channel import read_buffer
 from .message_memory import MessageMemory, MessageMemoryPool, WorkerMessage
 
 #: A message from this size on is received into a memfd, and passed on without a copy.
@@ -91,8 +92,8 @@ class Reader:
         self._sender = sender
         self._mask_bit = 0x80 if is_client else 0
         self._most_bytes = most_bytes
-        # So large that most messages below BLOB_MIN take one read; its pages are allocated when used.
-        self._scratch = bytearray(BLOB_MIN)
+        # So large that most messages below BLOB_MIN take one read.
+        self._scratch = read_buffer(BLOB_MIN)
         self._scratch_view = memoryview(self._scratch)
         self.begin()
 

@@ -18,6 +18,7 @@ from ...sandbox.shared.channel import (
     encode,
     fds_of,
     header,
+    read_buffer,
 )
 from ...sandbox.shared.messages import Done, Failed
 from ...sandbox.shared.pool_messages import Recalled, RunTask
@@ -95,7 +96,7 @@ class PoolWorker:
         self._on_frame = on_frame
         self._on_broken = on_broken
         self._on_room = on_room
-        self._scratch = bytearray(_CHUNK_BYTES)
+        self._scratch = read_buffer(_CHUNK_BYTES)
         self._view = memoryview(self._scratch)
         self._loop.on_readable(self._socket, self._read)
 

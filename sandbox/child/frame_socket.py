@@ -25,6 +25,7 @@ from ..shared.channel import (
     encode,
     fds_of,
     header,
+    read_buffer,
     seal,
     write_all,
 )
@@ -44,7 +45,7 @@ class FrameSocket:
     def __init__(self, fd: int) -> None:
         self._socket = socket.socket(fileno=fd)
         self._reader = FrameReader()
-        self._scratch = bytearray(INLINE_MAX)  # what is read, until it is decoded
+        self._scratch = read_buffer(INLINE_MAX)  # what is read, until it is decoded
         self._scratch_view = memoryview(self._scratch)
         self._ready: List[Frame] = []
         self._lock = threading.Lock()

@@ -6,14 +6,14 @@ import enum
 import socket
 from collections.abc import Callable, Mapping
 
-from ..shared.channel import INLINE_MAX, ChannelError, FrameReader, fds_of
+from ..shared.channel import INLINE_MAX, ChannelError, FrameReader, fds_of, read_buffer
 from ..shared.message_format import ProcessMessage, decode
 from .loop_protocol import LoopProtocol
 
 #: Read at most this much before others get their turn: any message that is no memfd, in one read.
 CHUNK_BYTES = INLINE_MAX
 #: One buffer for all sockets: what is read is decoded at once, in one thread.
-_scratch = bytearray(CHUNK_BYTES)
+_scratch = read_buffer(CHUNK_BYTES)
 _scratch_view = memoryview(_scratch)
 
 

@@ -16,6 +16,7 @@ This module also runs inside the child, on Python 3.8 and newer.
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import signal
 import struct
@@ -68,6 +69,17 @@ def encode(kind: int, task: int, body: Buffer = b"") -> bytes:
     """Return a frame with its body in the stream. The body has at most INLINE_MAX bytes."""
     assert len(body) <= INLINE_MAX, "a larger body goes into a memfd"
     return b"".join((HEADER.pack(VERSION, kind, 0, task, len(body)), body))
+
+
+def read_buffer(size: int) -> mmap.mmap:
+    """Return a buffer to read into. Unlike that of a bytearray, each page of it takes memory once it is used.
+
+    Raises MemoryError.
+    """
+    try:
+        return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no buffer of {size:,} bytes: {error.strerror}") from None
 
 
 def write_all(fd: int, data: Buffer, at: int = 0) -> None:

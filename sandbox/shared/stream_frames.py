@@ -29,6 +29,8 @@ import socket
 import struct
 from typing import List, NamedTuple, Optional, Tuple, Union
 
+from .channel import read_buffer
+
 HEAD = struct.Struct("!QBQ")  #: length of the body, kind, number
 SEND, DONE, LISTEN, QUIESCE, DRAIN, MESSAGE, SOURCES, QUIESCED, DRAINED, OPENED, ABANDON, LEFT = range(1, 13)
 SHARES, SEND_PLACE, MESSAGE_PLACE, LOST = range(13, 17)
@@ -64,7 +66,7 @@ class StreamReader:
         self._socket = sock
         #: Bytes of a frame. A larger one is not believed: its memory would be taken before it has come.
         self.most_bytes = FRAME_MAX
-        self._scratch = bytearray(READ_BYTES)
+        self._scratch = read_buffer(READ_BYTES)
         self._rest = b""
         self._unparsed = 0  #: bytes that were read, while there is no memory for their frames
         self._large: Optional[Tuple[int, int, bytearray]] = None

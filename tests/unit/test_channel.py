@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hkrunner.sandbox.linux import procfs
 from hkrunner.sandbox.shared.channel import (
     BLOB_LIMIT,
     HEADER,
@@ -22,6 +23,7 @@ from hkrunner.sandbox.shared.channel import (
     encode,
     fds_of,
     header,
+    read_buffer,
     seal,
 )
 from hypothesis import given
@@ -197,6 +199,14 @@ def test_descriptors_come_out_of_the_message_they_came_in(memory: int) -> None:
     for fd in found:
         os.close(fd)
     assert fds_of([(1, 2, b"1234")]) == []
+
+
+def test_a_buffer_takes_no_memory_before_it_is_read_into() -> None:
+    before = procfs.rss(os.getpid())
+    buffer = read_buffer(64 << 20)
+    assert procfs.rss(os.getpid()) - before < 32 << 20
+    buffer[:3] = b"abc"
+    assert (len(buffer), buffer[:4]) == (64 << 20, b"abc\0")
 
 
 def test_descriptors_that_no_frame_takes_are_refused_before_they_are_many(memory: int) -> None:
