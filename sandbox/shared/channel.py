@@ -105,21 +105,16 @@ class FrameReader:
         """
         self._fds.extend(fds)
         buffer = self._buffer
-        if not buffer and not self._fds and len(data) >= HEADER.size:
-            # The usual case: one whole frame.
-            version, kind, flags, task, length = HEADER.unpack_from(data)
-            if version == VERSION and not flags and len(data) == HEADER.size + length:
-                self._offset += len(data)
-                return [Frame(kind, task, bytes(data[HEADER.size :]), None, length)]
-        buffer += data
+        if buffer:  # hardly ever: mostly whole frames come, which are read where they are
+            buffer += data
+            data = buffer
         frames: List[Frame] = []
-        position = 0
-        size = HEADER.size
+        size, position, total = HEADER.size, 0, len(data)
         try:
-            while len(buffer) - position >= size:
-                version, kind, flags, task, length = HEADER.unpack_from(buffer, position)
+            while total - position >= size:
+                version, kind, flags, task, length = HEADER.unpack_from(data, position)
                 if version != VERSION or flags & ~FLAG_BLOB:
-                    found = bytes(buffer[position : position + size]).hex()
+                    found = bytes(data[position : position + size]).hex()
                     raise ChannelError(f"bad frame at byte {self._offset + position}: {found}")
                 if flags & FLAG_BLOB:
                     if length > BLOB_LIMIT:
@@ -132,9 +127,9 @@ class FrameReader:
                 if length > INLINE_LIMIT:
                     raise ChannelError(_too_large(length, INLINE_LIMIT))
                 end = position + size + length
-                if len(buffer) < end:
+                if total < end:
                     break
-                frames.append(Frame(kind, task, bytes(buffer[position + size : end]), None, length))
+                frames.append(Frame(kind, task, bytes(data[position + size : end]), None, length))
                 position = end
             # One may belong to an incomplete header. Any more would use up the descriptors of this process.
             if len(self._fds) > 1:
@@ -145,9 +140,11 @@ class FrameReader:
                     os.close(frame.fd)
             self.close()
             raise
-        if position:
+        self._offset += position
+        if data is buffer:
             del buffer[:position]
-            self._offset += position
+        elif position < total:
+            buffer += data[position:]
         return frames
 
     @property
