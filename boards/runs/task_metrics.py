@@ -118,9 +118,11 @@ class TaskMetrics:
         """What the task writes to until it has a run folder, relative to the state folder."""
         return self._link.recorded_path if self.place is MetricsPlace.SHARED else None
 
-    def open_shared(self, ids: TaskIds, name: str) -> None:
-        """Have ALGO_METRICS_DIR name an empty folder, which becomes the task's own if it writes there."""
-        self.folder = f"{self._layout.run_parent(ids.pipeline, ids.node, ids.job)}/{name}"
+    def open_shared(self) -> None:
+        """Have ALGO_METRICS_DIR name an empty folder, which becomes the task's own if it writes there.
+
+        take_name() is to follow before that.
+        """
         volume = self._options.volume
         try:
             if volume is not None:
@@ -131,6 +133,11 @@ class TaskMetrics:
         except OSError as error:
             self._disk.note("metrics", error)
             self._use_temporary_folder()
+
+    def take_name(self, ids: TaskIds, name: str) -> None:
+        """Know where the run folder of a task would be that has the shared folder so far."""
+        if self.place is MetricsPlace.SHARED:
+            self.folder = f"{self._layout.run_parent(ids.pipeline, ids.node, ids.job)}/{name}"
 
     def make_folder(self, name: str) -> None:
         """Make the task's run folder. What it writes goes there only with take_shared()."""

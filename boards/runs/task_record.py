@@ -122,22 +122,22 @@ class TaskRecord:
         empty_logs: stdout.log and stderr.log exist from the start.
         """
         self._begun = (entry, round(started_at * 1000), extra)
-        if self._journal is not None:
-            try:
-                self._layout.make_folders()
-                self.name = self._journal.claim_name(self.ids.task)
-            except OSError as error:
-                self._disk.note("the task", error)
-        if self._journal is None or wire is None:
+        if self._journal is None:
             self._open_in_folder(empty_logs)
-            if self._journal is not None:
-                self._journal.release_name()
             return
-        self._folder = self._disk.folder = f"{self._layout.tasks}/{self.name}"
+        try:
+            self._layout.make_folders()
+        except OSError as error:
+            self._disk.note("the task", error)
+        if wire is None:
+            self.name = self._journal.claim_name(self.ids.task)
+            self._open_in_folder(empty_logs)
+            self._journal.release_name()
+            return
         self._input_wire, self.takes_values, self._may_have_folder = wire, True, True
-        self.metrics.open_shared(self.ids, self.name)
+        self.metrics.open_shared()
         self._begins_later = True
-        if not begins_later or self._journal.others_wait:
+        if not begins_later:
             self.begin()
 
     def begin(self, *, later: bool = False) -> None:
@@ -148,9 +148,13 @@ class TaskRecord:
         if not self._begins_later or self._journal is None:
             return
         self._begins_later = False
+        self.name = self._journal.claim_name(self.ids.task)
+        self._folder = self._disk.folder = f"{self._layout.tasks}/{self.name}"
+        self.metrics.take_name(self.ids, self.name)
         entry, started_ms, extra = self._begun
         if (link := self.metrics.recorded_link) is not None:
             extra = {**extra, "metricsLink": link}
+        later = later and not self._journal.others_wait
         try:
             self.journal_number = self._journal.begin(
                 entry, extra, self.name, self.ids, started_ms, self._input_wire, later=later

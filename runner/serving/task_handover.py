@@ -206,6 +206,7 @@ class TaskHandover:
             new_env = {"ALGO_METRICS_DIR": record.metrics.link}
         if record.takes_values and keep_bytes is not None and keep_bytes <= VALUE_MAX:
             return UseFolder(is_announced=is_announced, env=new_env)
+        task.begin_record()  # from then on its folder has a name
         folder = record.folder_text if record.has_folder or record.takes_values else None
         if folder is not None and child is not None and child.records_folder is not None:
             # An isolated child cannot reach the records: at the end its files are moved there.
