@@ -145,9 +145,14 @@ class TaskHandover:
                 self._begin_record(task, with_start=True)
                 self._measure(task, child)
             case Handover.WITH_START:
+                # Without `start`, the worker is told first: it works on that while the rest is done here.
+                waits = control.state is State.INITIALIZING
+                if waits:
+                    control.step(Event.CHILD_INITIALIZED)
                 self._opener.record(task, child.protection, begins_later=True)
                 self._kept_begin = self._begin(task, message, is_announced=True)
-                control.step(Event.CHILD_INITIALIZED)
+                if not waits:
+                    control.step(Event.CHILD_INITIALIZED)
                 self._begin_record(task)
                 self._measure(task, child)
         self._loop.expect("ready")  # the child is ready in a moment, or the worker says `start`
