@@ -20,7 +20,8 @@ PAUSE_MAX_S = 0.25
 def wait_until(condition: Callable[[], T], *, deadline_s: float = DEADLINE_S, what: str) -> T:
     """Return the first true value of condition().
 
-    Raises AssertionError that says `what` did not happen, once deadline_s have passed.
+    Raises AssertionError that says `what` did not happen, once deadline_s have passed. It is asked once more
+    after that: this process, too, may have been stopped meanwhile.
     """
     end = time.monotonic() + deadline_s
     while True:
@@ -28,7 +29,7 @@ def wait_until(condition: Callable[[], T], *, deadline_s: float = DEADLINE_S, wh
         value = condition()
         if value:
             return value
-        now = time.monotonic()
-        if now >= end:
+        if asked >= end:
             raise AssertionError(f"{what}: not within {deadline_s:g} s")
-        time.sleep(max(POLL_S, min(PAUSE_TO_ASKING * (now - asked), PAUSE_MAX_S)))
+        took = time.monotonic() - asked
+        time.sleep(max(POLL_S, min(PAUSE_TO_ASKING * took, PAUSE_MAX_S)))
