@@ -52,6 +52,26 @@ def free_ports() -> int:
     return _first_free(2)
 
 
+class HeldPort:
+    """A port that is ours from here on: connections to it are refused whenever no server of ours listens.
+
+    Linux lets a server bind the port of a socket that does not listen, if both have SO_REUSEADDR.
+    """
+
+    def __init__(self) -> None:
+        self._holder = socket.socket()
+        self._holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._holder.bind(("127.0.0.1", 0))
+        self.number: int = self._holder.getsockname()[1]
+
+    def listen(self) -> socket.socket:
+        """Return a server at this port."""
+        return socket.create_server(("127.0.0.1", self.number), backlog=16)
+
+    def close(self) -> None:
+        self._holder.close()
+
+
 def has_ipv6() -> bool:
     """Return whether this machine has the loopback address of IPv6."""
     try:

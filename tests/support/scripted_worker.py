@@ -24,6 +24,7 @@ import time
 from types import TracebackType
 from typing import Any
 
+from .ports import HeldPort
 from .scripted_client import DEADLINE_S, FINAL, Client
 
 #: timeouts.stop: the pod is killed without `stopped` or `stopping` for this long.
@@ -45,6 +46,9 @@ KNOWN = {
 
 class ScriptedWorker:
     """The worker; it listens on a loopback port until the end of the `with` block."""
+
+    #: For so long the end of a connection may come after the begin of the next one.
+    overtaken_s = 1.0
 
     def __init__(
         self,
@@ -72,14 +76,11 @@ class ScriptedWorker:
         self.begin_life()
         self._accepted: queue.Queue[Client] = queue.Queue()
         self._listener: socket.socket | None = None
+        self._acceptor: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
         self.lock = threading.RLock()
-        # Bound, and never listening: no other program gets the port while this worker is away, and no client
-        # that connects meanwhile has it by chance on its own side, and so reaches itself.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        self.port: int = self._reserved.getsockname()[1]
+        self._held = HeldPort()
+        self.port = self._held.number
         if listens:
             self.listen()
 
@@ -100,16 +101,16 @@ class ScriptedWorker:
     # ---- connections
 
     def listen(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self.port), backlog=16)
-        self._listener = listener
-        self._run(self._accept, listener)
+        listener = self._listener = self._held.listen()
+        self._acceptor = self._run(self._accept, listener)
 
     def stop_listening(self) -> None:
-        """Refuse further clients."""
+        """Refuse further clients; whoever was accepted before is among `clients`."""
         listener, self._listener = self._listener, None
-        if listener is not None:
+        if listener is not None and self._acceptor is not None:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join()
             listener.close()
 
     def restart(self, *, fresh: bool = True) -> None:
@@ -139,10 +140,11 @@ class ScriptedWorker:
     def _told(self) -> str:
         return f"; violations: {self.violations}" if self.violations else ""
 
-    def _run(self, target: Any, *args: Any) -> None:
+    def _run(self, target: Any, *args: Any) -> threading.Thread:
         thread = threading.Thread(target=target, args=args, name="scripted-worker", daemon=True)
         self._threads.append(thread)
         thread.start()
+        return thread
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -151,13 +153,23 @@ class ScriptedWorker:
             except OSError:
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            open_already = [client for client in self.clients if client.is_connected]
             client = Client(self, sock)
+            is_second = not self.debug and not self._are_closed()
             with self.lock:
                 self.clients.append(client)
-                if open_already and not self.debug:
+                if is_second:
                     client.broken("a second socket was opened before the first was closed")
             self._run(client.read)
+
+    def _are_closed(self) -> bool:
+        """Whether no client is connected. On a busy machine the kernel may let a new connection in before it
+        has handed over the end of the last one, which was sent before."""
+        end = time.monotonic() + self.overtaken_s
+        while any(client.is_connected for client in self.clients):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.005)
+        return True
 
     def greeted(self, client: Client) -> None:
         """Begin to serve a client whose handshake is done, or refuse it."""
@@ -268,9 +280,9 @@ class ScriptedWorker:
 
     def close(self) -> None:
         self.go_down()
-        self._reserved.close()
         for thread in self._threads:
             thread.join(timeout=10)
+        self._held.close()
 
     def __enter__(self) -> ScriptedWorker:
         return self

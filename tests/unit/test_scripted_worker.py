@@ -186,7 +186,8 @@ def test_a_mistake_ends_the_connection(
         client.wait_for_end()
 
 
-def test_a_second_connection_is_a_violation() -> None:
+def test_a_second_connection_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptedWorker, "overtaken_s", 0.1)
     with ScriptedWorker() as worker, talking(worker):
         with contextlib.suppress(Exception), connect(worker.url):
             pass
