@@ -14,6 +14,7 @@ from hkrunner.runner.link.connection import ConnectionState, Link, WorkerMessage
 from websockets.utils import accept_key, apply_mask
 
 from .clock import Clock
+from .ports import HeldPort
 from .worker_wire import CONTINUATION, TEXT, frame
 
 PONG = 10
@@ -175,12 +176,9 @@ class World:
         self.clock = Clock()
         self.loop = Loop(clock=self.clock)
         self.listener = Listener()
-        # Bound for as long as the world lasts, so that no other program listens at the port after refuse().
-        self._port = socket.socket()
-        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._port.bind(("127.0.0.1", 0))
-        self.address = self._port.getsockname()
-        self.server: socket.socket | None = socket.create_server(self.address)
+        self._held = HeldPort()
+        self.server: socket.socket | None = self._held.listen()
+        self.address = self.server.getsockname()
         self.wires: list[Wire] = []
         self.ticks = False  #: pauses between two tries pass by themselves
         url = f"ws://127.0.0.1:{self.address[1]}?storage=v1&encoding=json"
@@ -246,7 +244,9 @@ class World:
         wire = Wire(self, found[0])
         self.wires.append(wire)
         while b"\r\n\r\n" not in wire.data:
-            wire.data += found[0].recv(4096)
+            data = found[0].recv(4096)
+            assert data, "the link has closed the connection"
+            wire.data += data
         return wire
 
     def nobody_knocks(self) -> bool:
@@ -273,7 +273,7 @@ class World:
 
     def listen(self) -> None:
         """Listen at the same port again."""
-        self.server = socket.create_server(self.address)
+        self.server = self._held.listen()
 
     def restart(self) -> None:
         """Another worker listens, so soon that no connection was refused."""
@@ -286,7 +286,7 @@ class World:
             wire.close()
         if self.server is not None:
             self.server.close()
-        self._port.close()
+        self._held.close()
         # A thread that was connecting hands its socket over before the loop goes.
         end = time.monotonic() + DEADLINE_S
         while any(t.name == "hkrunner-connect" for t in threading.enumerate()) and time.monotonic() < end:

@@ -19,6 +19,7 @@ where the shell is. Comments of the page, before a block, that a reader does not
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import signal
@@ -166,7 +167,8 @@ class Terminal:
             os.close(commands)
         assert self._shell.stdout is not None, "it is a pipe"
         os.set_blocking(self._shell.stdout.fileno(), False)
-        self._bytes = b""
+        self._text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  #: a read may end within a character
         self.runs = False  #: whether a command is running
 
     @property
@@ -177,7 +179,7 @@ class Terminal:
     @property
     def printed(self) -> str:
         """The output that was not compared yet, without the marks after each command."""
-        return re.sub(f"{_END}.*?{_END}", "", self._bytes.decode("utf-8", "replace"))
+        return re.sub(f"{_END}.*?{_END}", "", self._text)
 
     def begin(self, command: str) -> None:
         """Start the command."""
@@ -211,11 +213,11 @@ class Terminal:
             text = self.printed
             text += "" if not text or text.endswith("\n") else "\n"
             assert wanted.fullmatch(text), _difference(shown, text)
-            self._bytes = b""
+            self._text = ""
         else:
             found = wanted.match(self.printed)
             assert found is not None, "it was there"
-            self._bytes = self.printed[found.end() :].encode()
+            self._text = self.printed[found.end() :]
 
     def is_idle(self) -> bool:
         """Wait until no command runs."""
@@ -226,9 +228,9 @@ class Terminal:
         assert self._shell.stdout is not None, "it is a pipe"
         data = self._shell.stdout.read()
         if data:
-            self._bytes += data
+            self._text += self._decoder.decode(data)
             if data.count(_END.encode()):
-                self.runs = self._bytes.count(_END.encode()) < 2
+                self.runs = self._text.count(_END) < 2
 
     def close(self) -> None:
         """End the shell and everything that still runs in it."""
