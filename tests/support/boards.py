@@ -61,7 +61,7 @@ def boards_of(root: Path) -> Iterator[BoardManager]:
         yield manager
     finally:
         list(manager.stop_each())
-        wait_until(lambda: holds_none(manager), what="the end of its boards")
+        wait_until(lambda: holds_none(manager), deadline_s=BOARD_DEADLINE_S, what="the end of its boards")
 
 
 @contextlib.contextmanager

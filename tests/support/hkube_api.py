@@ -131,6 +131,7 @@ class HkubeApi:
         self._window = (0.0, 0)
         self._token_until = 0.0
         self._lock = threading.RLock()
+        self._counting = threading.Lock()
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -179,9 +180,11 @@ class HkubeApi:
         if path.startswith("http://"):  # as a proxy gets it
             path = "/" + path.split("/", 3)[3]
         line = f"{request.command} {path}"
-        self.waiting += 1
+        with self._counting:
+            self.waiting += 1
         with self._lock:
-            self.waiting -= 1
+            with self._counting:
+                self.waiting -= 1
             self.requests.append(line)
             fault = next((one for one in self.faults if re.search(one.route, line)), None)
             if fault is not None:

@@ -106,7 +106,10 @@ class Program:
             for line in lines:
                 if text in line:
                     return line
-            assert not ended, f"it ended with {self.status} before {text!r} came.\n{self.report()}"
+            if ended:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout=5)  # its output is closed a moment before it has a status
+                raise AssertionError(f"it ended with {self.status} before {text!r} came.\n{self.report()}")
             return None
 
         try:

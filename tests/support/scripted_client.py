@@ -167,9 +167,13 @@ class Client:
         assert message["command"] == command, f"{message!r:.2000} instead of {command}"
         return message
 
+    def receive_result(self, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
+        """Return the next message that is no sign of life."""
+        return self._next_but({"started", *SIGNS_OF_LIFE}, deadline_s)
+
     def answer(self, *, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
         """Return the next message that is no sign of life; it must be a final answer."""
-        message = self._next_but({"started", *SIGNS_OF_LIFE}, deadline_s)
+        message = self.receive_result(deadline_s=deadline_s)
         assert message["command"] in FINAL, f"{message!r:.2000} instead of an answer"
         return message
 

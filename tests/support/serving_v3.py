@@ -48,10 +48,10 @@ class Worker:
         """Run a task that has begun; return the command of its answer."""
         self.client.expect("initialized")
         self.client.start()
-        message = self.client.receive()
+        message = self.client.receive_result()
         if message["command"] == "storing":
             self.storing = message["data"]
-            message = self.client.receive()
+            message = self.client.receive_result()
         return f"{message['command']}{message.get('error', '')}"
 
     def fail(self, input: Any, links: dict[str, Any] | None = None) -> str:
