@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -53,10 +52,7 @@ class Tree:
         words = ["-c", code, *argv] if code is not None else [str(ALGORITHMS / argv[0]), *argv[1:]]
         # Until exec the child is a copy of a test process of hundreds of megabytes: do not measure that.
         executed, closed_by_exec = os.pipe2(os.O_CLOEXEC)
-        with warnings.catch_warnings():
-            # Python 3.12 warns where the process has threads, as pytest has: the child executes at once.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+        pid = os.fork()
         if pid == 0:
             try:
                 os.setsid()
