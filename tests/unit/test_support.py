@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from pathlib import Path
 
 import pytest
-from support.leftovers import SHARED_MEMORY, leftovers, take_stock
+from support.leftovers import SHARED_MEMORY, Stock, leftovers, take_stock
 from support.processes import MARKER, family, kill_all, marked, runs
 from support.programs import Program, run
 from support.waiting import wait_until
@@ -30,9 +31,30 @@ os.wait()
 """
 
 
+def left_here(before: Stock, marker: str = "none", *, name: str = "/name of nothing") -> list[str]:
+    """Return what is left since then, but for what tests beside this one have: of that, what has this name."""
+    return [
+        line
+        for line in leftovers(before, marker)
+        if name in line or not line.startswith(("shared memory ", "control group "))
+    ]
+
+
 def test_waiting_ends_at_its_deadline_and_says_for_what() -> None:
     with pytest.raises(AssertionError, match=r"a miracle: not within 0\.02 s"):
         wait_until(lambda: False, deadline_s=0.02, what="a miracle")
+
+
+def test_what_comes_while_this_process_is_stopped_is_seen_after_the_deadline() -> None:
+    asked: list[int] = []
+
+    def comes_late() -> bool:
+        if not asked:
+            time.sleep(0.02)  # as if it had been stopped before it looked again
+        asked.append(1)
+        return len(asked) == 2
+
+    assert wait_until(comes_late, deadline_s=0.01, what="it")
 
 
 def test_waiting_returns_the_value() -> None:
@@ -43,19 +65,19 @@ def test_waiting_returns_the_value() -> None:
 def test_a_child_left_running_is_found() -> None:
     before = take_stock()
     with subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL) as child:
-        (line,) = leftovers(before, "none")
+        (line,) = left_here(before)
         assert f"process {child.pid} " in line and line.endswith("was left")
         child.kill()
-    assert leftovers(before, "none") == []
+    assert left_here(before) == []
 
 
 def test_a_child_that_was_not_waited_for_is_found() -> None:
     before = take_stock()
     child = subprocess.Popen(["true"])
     zombie = f"process {child.pid} (ended, but nobody waits for it) was left"
-    wait_until(lambda: leftovers(before, "none") == [zombie], what="the zombie")
+    wait_until(lambda: left_here(before) == [zombie], what="the zombie")
     child.wait()
-    assert leftovers(before, "none") == []
+    assert left_here(before) == []
 
 
 def test_a_daemon_is_found_by_the_marker_it_inherited() -> None:
@@ -65,7 +87,7 @@ def test_a_daemon_is_found_by_the_marker_it_inherited() -> None:
     )
     assert ended.returncode == 0
     (daemon,) = marked(marker)
-    (line,) = leftovers(before, marker)
+    (line,) = left_here(before, marker)
     assert f"process {daemon.pid} " in line
     kill_all({daemon})
     wait_until(lambda: not marked(marker), what="the end of the daemon")
@@ -75,7 +97,7 @@ def test_a_thread_left_running_is_found() -> None:
     before, end = take_stock(), threading.Event()
     thread = threading.Thread(target=end.wait, name="left")
     thread.start()
-    assert leftovers(before, "none") == ["thread 'left' was left running"]
+    assert left_here(before) == ["thread 'left' was left running"]
     end.set()
     thread.join()
 
@@ -83,7 +105,7 @@ def test_a_thread_left_running_is_found() -> None:
 def test_a_descriptor_left_open_is_found() -> None:
     before = take_stock()
     number = os.open(os.devnull, os.O_RDONLY)
-    assert leftovers(before, "none") == [f"descriptor {number} was left open: /dev/null"]
+    assert left_here(before) == [f"descriptor {number} was left open: /dev/null"]
     os.close(number)
 
 
@@ -92,7 +114,7 @@ def test_shared_memory_and_temporary_files_left_are_found() -> None:
     files = [SHARED_MEMORY / name, Path(tempfile.gettempdir(), name)]
     for file in files:
         file.touch()
-    assert leftovers(before, "none") == [
+    assert left_here(before, name=name) == [
         f"shared memory {files[0]} was left behind",
         f"{files[1]} was left in the temporary folder",
     ]
@@ -102,17 +124,18 @@ def test_shared_memory_and_temporary_files_left_are_found() -> None:
 
 def test_a_semaphore_of_another_program_is_not_ours() -> None:
     code = (
-        "import _multiprocessing as m; input(); name = '/hkrunner-test-of-support';"
+        "import _multiprocessing as m, sys; input(); name = sys.argv[1];"
         "lock = m.SemLock(1, 1, 1, name, False); print('made', flush=True); input(); m.sem_unlink(name)"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+    name = f"/hkrunner-test-{uuid.uuid4().hex}"
+    with subprocess.Popen([sys.executable, "-c", code, name], **pipes) as other:
         assert other.stdin is not None and other.stdout is not None
         before = take_stock()
         other.stdin.write(b"\n")
         other.stdin.flush()
         assert other.stdout.readline() == b"made\n"
-        assert leftovers(before, "none") == []
+        assert left_here(before, name=name[1:]) == []
         other.communicate(b"\n")
 
 
