@@ -147,8 +147,9 @@ def test_in_an_existing_folder_only_new_files_are_the_runs(folder: Path, tmp_pat
 
 
 def test_a_folder_into_which_the_run_writes_at_once_is_its_own_with_all_in_it(
-    folder: Path, shared: SharedMemory, tmp_path: Path
+    folder: Path, shared: SharedMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shared_memory_files, "FRESH_S", 60.0)  # the process may be stopped before the look
     action = """
 os.makedirs("made/deep")
 for name in ("made/small", "made/deep/small2"):
