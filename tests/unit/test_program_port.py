@@ -266,9 +266,13 @@ def test_a_program_waits_while_hkrunner_may_open_no_more_files(
     client = socket.create_connection(("127.0.0.1", strange.number))
     strange.clients.append(client)
     resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno(), allowed[1]))
-    try:
+
+    def waits() -> bool:
         strange.loop.turn(0)
-        assert len(strange.loop._readers) == 1, "that of the loop itself; it would be called all the time"
+        return len(strange.loop._readers) == 1  # that of the loop itself
+
+    try:
+        wait_until(waits, what="the port is looked at no more; it would be called all the time")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
     assert strange.ask(strange.path).startswith("HTTP/1.1 101")
@@ -301,6 +305,20 @@ def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
         program.sendall(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nSec-WebSocket-Key: a\r\n\r\n")
         hears(0, Loaded)
         large = masked(1, b'{"command":"done","data":"%s"}' % (b"x" * 5_000))
+        late = masked(1, b'{"command":"errorMessage","error":{"message":"late"}}') + large[:999]
+        last = large[999:] + masked(1, b'{"command":"stopped"}') + masked(10, b"pong")[:3]
+
+        def waits_unread(size: int) -> None:
+            """So many bytes have come; they are read when the next task begins."""
+            assert channel._connection is not None
+            sock = channel._connection._socket
+            peek = socket.MSG_PEEK | socket.MSG_DONTWAIT
+
+            def have_come() -> bool:
+                return not channel.is_quiet and len(sock.recv(65536, peek)) == size
+
+            wait_until(have_come, deadline_s=10, what=f"{size} late bytes")
+
         for task in (1, 2):
             channel.send(task, Initialize(b'{"command":"initialize","data":{}}'))
             channel.resume()
@@ -311,11 +329,11 @@ def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
             program.sendall(masked(1, b'{"command":"done"}'))
             hears(task, Done)
             channel.pause()  # as while the worker takes nothing
-            program.sendall(masked(1, b'{"command":"errorMessage","error":{"message":"late"}}') + large[:999])
-            wait_until(lambda: not channel.is_quiet, deadline_s=10, what="its late message")
+            program.sendall(late)
+            waits_unread(len(late))
         # A part of a pong is no message that began before the third task, and a late `stopped` no answer.
-        program.sendall(large[999:] + masked(1, b'{"command":"stopped"}') + masked(10, b"pong")[:3])
-        wait_until(lambda: not channel.is_quiet, deadline_s=10, what="its pong")
+        program.sendall(last)
+        waits_unread(len(late + last))
         channel.send(3, Initialize(b'{"command":"initialize","data":{}}'))
         channel.resume()
         program.sendall(masked(10, b"pong")[3:] + masked(1, b'{"command":"initialized"}'))
