@@ -82,10 +82,12 @@ def test_a_message_that_finds_no_memory_is_reported_and_done_though_there_is_non
         monkeypatch.setattr(one, "_write_done", write_done)
         monkeypatch.setattr(child_stream.codec, "decode", decode)
         monkeypatch.setattr(child_stream, "read_message", read)
-        for number in range(3):
-            body = MESSAGE_HEAD.pack(1, 1, 1) + b"A\x90" + HEADER + bytes([number])
-            theirs.sendall(frame(stream_frames.MESSAGE, number, body))
-        theirs.sendall(frame(stream_frames.QUIESCED))
+
+        def send_all() -> None:
+            for number in range(3):
+                body = MESSAGE_HEAD.pack(1, 1, 1) + b"A\x90" + HEADER + bytes([number])
+                theirs.sendall(frame(stream_frames.MESSAGE, number, body))
+            theirs.sendall(frame(stream_frames.QUIESCED))
 
         def start(args: dict[str, Any]) -> None:
             if state == "stateless":
@@ -93,6 +95,10 @@ def test_a_message_that_finds_no_memory_is_reported_and_done_though_there_is_non
             else:
                 one.register(lambda value, origin: handled.append(value))
                 one.listen()
+                send_all()  # no process of sockets says QUIESCED to one that has not said LISTEN
+
+        if state == "stateless":
+            send_all()  # read after LISTEN, by the same thread
 
         stream_serving.serve(one, args, start)
         one.close()

@@ -324,5 +324,5 @@ def test_zeromq_listens_at_a_reserved_port_which_no_other_program_gets() -> None
                     dealer.setsockopt(zmq.LINGER, 0)
                     dealer.connect(f"tcp://127.0.0.1:{port.number}")
                     dealer.send(b"there")
-                    assert router.poll(5000)
+                    assert router.poll(20_000)
                     assert router.recv_multipart()[1] == b"there"
