@@ -1,6 +1,6 @@
-"""A pool that shares: sandbox_pool.py MIB CHILDREN [write]. Prints "ready" once all have read everything.
+"""A pool that shares: sandbox_pool.py MIB CHILDREN. Prints "ready" once all have read everything.
 
-With "write", each child then writes to all of it, so that nothing is shared any more. Ends after 20 seconds.
+Ends after 20 seconds.
 """
 
 import os
@@ -17,9 +17,6 @@ for _ in range(children):
         signal.alarm(20)
         sum(memory[::4096])
         os.write(ready_write, b"r")
-        if "write" in sys.argv:
-            for at in range(0, size, 4096):
-                memory[at] = 121
         time.sleep(15)
         os._exit(0)
 for _ in range(children):
