@@ -94,10 +94,10 @@ import os, subprocess
 from hkrunner.runner.app.run_signals import obey_signals
 from hkrunner.runner.io.loop import Loop
 from hkrunner.sandbox.linux import kernel
-from hkrunner.sandbox.parent import warded_child
+from hkrunner.sandbox.parent import orphan_cleanup, warded_child
 
 kernel.become_subreaper()
-warded_child.REAP_S = 0.01
+orphan_cleanup.REAP_S = warded_child.REAP_S = 0.01
 loop = Loop()
 obey_signals(loop, print)
 made = subprocess.run("true & echo $!", shell=True, stdout=subprocess.PIPE, check=True)
