@@ -188,8 +188,8 @@ def test_an_initialized_that_was_lost_is_sent_again_to_a_worker_that_waits(tmp_p
         serving_worker(tmp_path, worker=worker) as (client, _),
     ):
         client.send({"command": "cleanup"})  # a first word
+        client.ping()
         client.stop_reading()
-        client.ping()  # the last that is read
         client.initialize(["give", 1])
         wait_until(client.unread, what="an initialized that nobody reads")
         client.reset()

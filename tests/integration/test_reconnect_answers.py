@@ -89,13 +89,11 @@ def test_an_answer_that_the_worker_never_read_is_sent_again(tmp_path: Path) -> N
         client.initialize(["wait for file", str(tmp_path / "flag")])
         client.expect("initialized")
         client.stop_reading()
-        before = client.received
         client.start()
-        # The reader is in the middle of a read, and takes `started`.
-        wait_until(lambda: client.received > before, what="the start")
+        started = wait_until(client.unread, what="the start")
         (tmp_path / "flag").touch()
         wait_until(lambda: has_record(tmp_path, "succeed"), what="the end of the task")
-        wait_until(lambda: client.unread(), what="the answer on the wire")
+        wait_until(lambda: client.unread() > started, what="the answer on the wire")
         client.reset()
         client = accept_again(client.worker)
         assert client.answer()["command"] == "done"

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import queue
+import select
 import socket
 import struct
 import termios
@@ -46,6 +47,7 @@ class Client:
         self._write = threading.Lock()
         self._reads = threading.Event()
         self._reads.set()
+        self._reading = threading.Lock()  #: held while something is read
         self._ended = threading.Event()
         self._pongs: queue.Queue[bytes] = queue.Queue()
         self.path = ""
@@ -214,8 +216,9 @@ class Client:
         self._let_go()
 
     def stop_reading(self) -> None:
-        """Stop reading: what the client sends stays in the kernel's buffers."""
-        self._reads.clear()
+        """Stop reading: what the client sends from here on stays in the kernel's buffers."""
+        with self._reading:
+            self._reads.clear()
 
     def go_on_reading(self) -> None:
         self._reads.set()
@@ -257,16 +260,15 @@ class Client:
 
     def read(self) -> None:
         """Read to the end of the connection; runs in a thread of its own."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
         try:
             while not self._ended.is_set():
                 self._reads.wait()
-                data = self._socket.recv(256 * 1024)
-                self.received += len(data)
-                if self.reset_after_bytes is not None and self.received >= self.reset_after_bytes:
-                    self.reset()
-                if not data or self._ended.is_set():
-                    break
-                self._take(data)
+                poll.poll()
+                with self._reading:
+                    if self._reads.is_set() and not self._read_once():
+                        break
         except OSError:
             pass
         finally:
@@ -275,6 +277,17 @@ class Client:
             with self._write:
                 self._socket.close()
             self._messages.put(None)
+
+    def _read_once(self) -> bool:
+        """Read what has come, and act on it; return whether more may come."""
+        data = self._socket.recv(256 * 1024)
+        self.received += len(data)
+        if self.reset_after_bytes is not None and self.received >= self.reset_after_bytes:
+            self.reset()
+        if not data or self._ended.is_set():
+            return False
+        self._take(data)
+        return True
 
     def _take(self, data: bytes) -> None:
         self._protocol.receive_data(data)
