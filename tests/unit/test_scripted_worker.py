@@ -222,6 +222,19 @@ def test_everything_that_is_allowed_is_accepted() -> None:
         client.nothing_more()
 
 
+def test_nothing_is_read_of_a_client_from_the_moment_on_when_reading_was_stopped() -> None:
+    with ScriptedWorker() as worker, talking(worker) as (wire, client):
+        for _ in range(20):
+            begin(wire, client)
+            client.stop_reading()
+            read = client.received
+            say(wire, "done", data=1)
+            wait_until(client.unread, what="the answer")
+            assert client.received == read
+            client.go_on_reading()
+            client.expect("done")
+
+
 def test_a_violation_that_is_not_taken_fails_the_test() -> None:
     with (
         pytest.raises(AssertionError, match="would have died"),

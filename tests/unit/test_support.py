@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.leftovers import SHARED_MEMORY, Stock, leftovers, take_stock
+from support.ports import HeldPort
 from support.processes import MARKER, family, kill_all, marked, runs
 from support.programs import Program, run
 from support.waiting import wait_until
@@ -137,6 +140,15 @@ def test_a_semaphore_of_another_program_is_not_ours() -> None:
         assert other.stdout.readline() == b"made\n"
         assert left_here(before, name=name[1:]) == []
         other.communicate(b"\n")
+
+
+def test_a_held_port_refuses_connections_until_it_is_listened_at() -> None:
+    with contextlib.closing(HeldPort()) as port:
+        for _ in range(2):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port.number))
+            with port.listen(), socket.create_connection(("127.0.0.1", port.number)):
+                pass
 
 
 def test_a_program_gives_its_output_and_status() -> None:
