@@ -235,7 +235,7 @@ def test_the_temporary_folder_of_a_killed_run_is_removed_by_the_next_unless_it_h
 def test_a_state_folder_that_vanishes_does_not_fail_the_task(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text(
         "import os, shutil\n\ndef start(args):\n"
-        "    while os.path.exists('.hkrunner'):  # it may be written to meanwhile, or be made only afterwards\n"
+        "    while os.path.exists('.hkrunner'):  # it is written to, or made, meanwhile\n"
         "        shutil.rmtree('.hkrunner', ignore_errors=True)\n"
         "    return 'done'\n"
     )

@@ -35,7 +35,7 @@ os.wait()
 
 
 def left_here(before: Stock, marker: str = "none", *, name: str = "/name of nothing") -> list[str]:
-    """Return what is left since then, but for what tests beside this one have: of that, what has this name."""
+    """Return what is left since then; of what tests beside this one may have, what has this name."""
     return [
         line
         for line in leftovers(before, marker)
