@@ -16,6 +16,8 @@ import psutil
 from .processes import all_pids, descendants, describe, marked
 
 SHARED_MEMORY = Path("/dev/shm")
+#: What hkrunner, the libraries of an algorithm and the tests' programs make there; other programs do, too.
+OUR_NAMES = re.compile(r"hkrunner|psm_|sem\.|pymp-|tmp|joblib_|loky|torch_|[a-z]+_test_")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -36,7 +38,7 @@ def take_stock() -> Stock:
         pids=frozenset(all_pids()),
         threads=frozenset(threading.enumerate()),
         descriptors=open_descriptors(),
-        shared_memory=entries(SHARED_MEMORY, ""),
+        shared_memory=frozenset(one for one in entries(SHARED_MEMORY, "") if OUR_NAMES.match(one.name)),
         temporary=entries(Path(tempfile.gettempdir()), "hkrunner"),
         cgroups=own_cgroups(),
     )

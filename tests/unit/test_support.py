@@ -115,13 +115,14 @@ def test_a_descriptor_left_open_is_found() -> None:
 def test_shared_memory_and_temporary_files_left_are_found() -> None:
     before, name = take_stock(), f"hkrunner-{uuid.uuid4().hex}"
     files = [SHARED_MEMORY / name, Path(tempfile.gettempdir(), name)]
-    for file in files:
+    strangers = SHARED_MEMORY / f"of another program {name}"
+    for file in (*files, strangers):
         file.touch()
     assert left_here(before, name=name) == [
         f"shared memory {files[0]} was left behind",
         f"{files[1]} was left in the temporary folder",
     ]
-    for file in files:
+    for file in (*files, strangers):
         file.unlink()
 
 
