@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from ...sandbox.linux import process_tree
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..io.loop import Loop
@@ -198,12 +199,14 @@ class TaskEnd:
     def _look_after(self, child: Child, task: ActiveTask, result: Result) -> None:
         """End what the task has left running, warn of a leak, and replace a child that has served enough."""
         usage = task.usage
-        if usage is not None and usage.processes > 1:
-            if self._settings.serving.end_children:
-                child.end_others()
-                child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))
-            else:
-                self._notices.task.left_running(result.task, usage.processes - 1)
+        left = usage.processes - 1 if usage is not None else 0
+        if left > 0:  # Python's own resource tracker is none that the task has left
+            left -= sum(map(process_tree.is_resource_tracker, process_tree.descendants(child.pid)))
+        if left > 0 and self._settings.serving.end_children:
+            child.end_others()
+            child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))
+        elif left > 0:
+            self._notices.task.left_running(result.task, left)
         served = self._pool.served
         leak = self._leaks.look(served, result, usage.stays_bytes if usage is not None else 0)
         if leak is not None:

@@ -101,10 +101,14 @@ class ChildTree:
             self._drain_wake()
 
     def end_others(self) -> None:
-        """Kill every process but the child itself; the next sweep finds those forked meanwhile."""
+        """Kill every process but the child itself; the next sweep finds those forked meanwhile.
+
+        Resource trackers stay: Python would warn of the loss, and forget what is to be removed.
+        """
         for _ in range(10):
             kept = (self.child, self.init_pid)
-            others = [pid for pid in process_tree.descendants(os.getpid()) if pid not in kept]
+            below = process_tree.descendants(os.getpid())
+            others = [one for one in below if one not in kept and not process_tree.is_resource_tracker(one)]
             if not others:
                 return
             for pid in others:

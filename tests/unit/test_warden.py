@@ -256,6 +256,15 @@ def test_end_others_leaves_the_child_alone(world: SimulatedWarden) -> None:
     assert ended.status == 0 and ended.others == [] and world.clock.now == 102.0
 
 
+def test_end_others_leaves_a_resource_tracker_to_python(world: SimulatedWarden) -> None:
+    world.tree.trackers = {OTHER}
+    world.at(1.0, lambda: world.say(EndOthers()))
+    world.at(1.5, lambda: world.tree.end(OTHER))
+    world.at(2.0, lambda: world.tree.end(CHILD, 0))
+    world.run()
+    assert (world.tree.received(OTHER), world.tree.received(THIRD)) == ([], [signal.SIGKILL])
+
+
 def test_end_others_finds_a_process_that_is_forked_meanwhile(world: SimulatedWarden) -> None:
     world.at(1.0, lambda: world.say(EndOthers()))
     world.at(1.001, lambda: world.tree.names.update({THIRD + 1: "late"}))
