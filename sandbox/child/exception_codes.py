@@ -101,6 +101,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return "; an algorithm may send signals to its own processes only"
     if is_a(error, TypeError) and text == _NO_DICT and _is_raised_in_start(error):
         return '; args["input"] is a list, also for a single value: that is args["input"][0]'
+    if "source code string cannot contain null bytes" in text:
+        return "; Python reads UTF-8: save the file as that (it may be UTF-16)"
     if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if number == errno.EFBIG:

@@ -95,7 +95,7 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     name = _full_name(error)
     text = text_of(error)
     frames = _frames(error)
-    place = _place(frames, folder)
+    place = _place(frames, folder) or _unreadable_file(error, folder)
     below = ""
     code = code or code_of(error)
     syntax = _syntax_place(error)
@@ -248,6 +248,22 @@ def _place(frames: List[_StackFrame], folder: str) -> str:
     if own is None:
         return ""
     return f"{_relative(own.filename, folder)}:{own.lineno} in {own.name}"
+
+
+#: Functions of the import system that read a module's file, with the name that they have for it.
+_READERS = {"source_to_code": "path", "_compile_bytecode": "bytecode_path"}
+
+
+def _unreadable_file(error: BaseException, folder: str) -> str:
+    """Return the module's file that Python could not read, as for a null byte, which does not name it; "" for
+    any other error."""
+    trace = last_entries(traceback_of(error), 2)
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith("<frozen importlib") and code.co_name in _READERS:
+            return _relative(str(trace.tb_frame.f_locals.get(_READERS[code.co_name], "")), folder)
+        trace = trace.tb_next
+    return ""
 
 
 def _relative(filename: str, folder: str) -> str:

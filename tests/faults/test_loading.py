@@ -12,7 +12,7 @@ from support.programs import run_hkrunner
 FAILS = {
     "syntax_error": (4, "IMPORT_FAILED: SyntaxError: ", ["syntax_error.py:5", "return args["]),
     "indentation_error": (4, "IMPORT_FAILED: IndentationError: ", ["indentation_error.py:7"]),
-    "has_a_null_byte": (4, "IMPORT_FAILED: ", ["null bytes"]),
+    "has_a_null_byte": (4, "IMPORT_FAILED: ", ["null bytes", "(has_a_null_byte.py); Python reads UTF-8"]),
     "imports_missing_module": (
         4,
         "IMPORT_FAILED: ModuleNotFoundError: No module named 'a_package_that_nobody_has'",
