@@ -51,6 +51,7 @@ class Failure(NamedTuple):
     code: str
     message: str
     details: str = ""
+    is_deliberate: bool = False  #: see the message Failed
 
     def to_message(self) -> dict[str, Any]:
         """Return the errorMessage for the worker. `error` is at the top level, never under data."""

@@ -25,7 +25,8 @@ def failure_of(task: int, body: bytes) -> tuple[Failure, bool]:
     """Return what a worker's Failed says, and whether the worker ends; raises ChannelError."""
     message = decode(Frame(Failed.kind, task, body, None, len(body)), FROM_CHILD)
     assert isinstance(message, Failed), "the frame is of that kind"
-    return Failure(message.code, message.message, message.details), message.ends
+    failure = Failure(message.code, message.message, message.details, message.is_deliberate)
+    return failure, message.ends
 
 
 class PoolResults:

@@ -159,7 +159,7 @@ class ChildMessageHandler:
         if task.has_stream and self._streaming.catch_up():
             return  # the stream was lost: that is reported, and the child's error follows from it
         if self._control.state not in (*MEASURING, State.STORING):
-            task.failure = Failure(message.code, message.message, message.details)
+            task.failure = Failure(message.code, message.message, message.details, message.is_deliberate)
         self._end_logs(child)
         if message.ends and self._may_have_been_refused(task):
             assert task.usage is not None, "it was near its limit"
@@ -248,7 +248,8 @@ class ChildMessageHandler:
         """This child ends by itself; the next task tries the code again in a new one."""
         if self._control.state in (*MEASURING, State.STORING):
             return  # the task has its answer; on_exit() reports this child
-        failure, child = Failure(message.code, message.message, message.details), self._pool.child
+        failure = Failure(message.code, message.message, message.details, message.is_deliberate)
+        child = self._pool.child
         if self._limits.enforced:
             from .memory_advice import may_be_refusal  # late, as in task_end.py
             from .process_advice import explain_refused_process

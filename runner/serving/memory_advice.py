@@ -48,20 +48,24 @@ FAR_SHARE = 1 / 8
 def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
     if failure.code == "MEMORY_ERROR":
         return "raised"
-    if failure.code == "EXITED" and not _IN_ORDER.search(failure.message):
-        return "unknown"  # sys.exit(1) is an answer to refused memory, too
-    if failure.code not in ("ALGORITHM_ERROR", "IMPORT_FAILED"):
+    is_exit = failure.code == "EXITED" and not _IN_ORDER.search(failure.message)
+    if not is_exit and failure.code not in ("ALGORITHM_ERROR", "IMPORT_FAILED"):
         return None
     text = "\n".join((failure.message, failure.details, *printed))
     if _OF_A_GPU.search(text):
         return None
     if _ALLOCATION.search(text) or _THREAD.search(text):
         return "allocation"
-    if _PROCESS.search(text):
-        return "process"
-    # "CODE: module.Type: text": a library may make any error of a null pointer (SystemError, ImportError).
-    name = failure.message.partition(": ")[2].partition(":")[0].partition(" ")[0]
-    return None if name in _OF_CODE else "unknown"
+    if not is_exit:
+        if _PROCESS.search(text):
+            return "process"
+        # "CODE: module.Type: text": a library may make any error of a null pointer (SystemError,
+        # ImportError).
+        name = failure.message.partition(": ")[2].partition(":")[0].partition(" ")[0]
+        if name in _OF_CODE:
+            return None
+    # sys.exit(1) is an answer to refused memory, too: in an `except`, or in a library.
+    return "deliberate" if failure.is_deliberate else "unknown"
 
 
 def may_be_refusal(failure: Failure) -> bool:
@@ -75,8 +79,11 @@ def _is_refusal(kind: str, limits: Limits, held: HeldBack | None, *, asked: int,
     `held` proves that the process was held back; the text of the failure only shows its kind. Where reserved
     memory counts (mode "brake"), requests are refused far from the limit, too.
     In the mode "auto", an allocation that failed though nothing was held back was refused by the machine: it
-    counts if it was larger than what the limit leaves.
+    counts if it was larger than what the limit leaves. What the user's own code has decided without an error
+    at hand never counts: it may as well be that nothing was refused.
     """
+    if kind == "deliberate":
+        return False
     if kind == "unknown":
         return held is not None and held.ago_s <= REFUSED_S
     if held is not None or kind == "process":
@@ -137,7 +144,11 @@ def explain_refusal(
     message = failure.message.replace(f"{failure.code}: ", f"{code}: ", 1)
     failure = failure._replace(code=code, message=message)
     if not is_refusal:
-        return failure
+        if kind != "deliberate" or held is None or held.ago_s > REFUSED_S:
+            return failure
+        first, line, rest = failure.message.partition("\n")
+        may_be = refused_all_the_same(held, limits, limit_bytes)
+        return failure._replace(message=f"{first}; {may_be}{line}{rest}")
     # A request far beyond any machine is an error in the code, whatever the limit.
     option = option_for_memory(peak_bytes + min(asked, ASKED_MAX), limit_bytes, limits.origins)
     by = set_by("memory_bytes", limits.origins)

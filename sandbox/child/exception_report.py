@@ -28,6 +28,7 @@ from .exception_fields import (
     is_larger,
     last_entries,
     leaves_of,
+    members_of,
     name_of,
     text_of,
     traceback_of,
@@ -320,6 +321,38 @@ def users_traceback(error: BaseException) -> Optional[TracebackType]:
     while trace is not None and trace.tb_next is not None and is_ours(trace.tb_frame):
         trace = trace.tb_next
     return trace
+
+
+def is_deliberate(error: BaseException) -> bool:
+    """Whether a `raise` or sys.exit() of the user's code has made the error, and no other error led to it.
+
+    Any other may be a library's answer to memory that it did not get. Never raises.
+    """
+    try:
+        trace = last_entries(traceback_of(error), 1)
+        links = [field(BaseException, name, error) for name in ("__cause__", "__context__")]
+        has_others = any(one is not None for one in links) or members_of(error)
+        if trace is None or has_others or is_ours(trace.tb_frame):
+            return False
+        code = trace.tb_frame.f_code
+        if is_a(error, SystemExit):
+            return True
+        return not _is_library(code.co_filename) and code.co_code[trace.tb_lasti] == _RAISE
+    except MemoryError:
+        return False
+
+
+def _instruction_of_raise() -> int:
+    """Return the number of the instruction of a `raise`, which differs between versions of Python."""
+    try:
+        raise LookupError
+    except LookupError as error:
+        trace = error.__traceback__
+        assert trace is not None, "it was raised"
+        return trace.tb_frame.f_code.co_code[trace.tb_lasti]
+
+
+_RAISE = _instruction_of_raise()
 
 
 def is_ours(frame: FrameType) -> bool:

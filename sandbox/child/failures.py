@@ -23,7 +23,8 @@ def of_import(error: BaseException, where: Location) -> Failed:
     text: str = told["message"]
     if issubclass(type(error), ModuleNotFoundError):  # isinstance() would ask the user's class
         text = text.replace(" during import", f" (python: {exception_codes.interpreter()})", 1)
-    return Failed(told["code"], text, told["details"])
+    is_deliberate = exception_report.is_deliberate(error)
+    return Failed(told["code"], text, told["details"], is_deliberate=is_deliberate)
 
 
 def of_task(error: BaseException, where: Location, *, may_end: bool) -> Failed:
@@ -31,4 +32,5 @@ def of_task(error: BaseException, where: Location, *, may_end: bool) -> Failed:
     told = exception_report.describe(error, where.folder)
     # Not isinstance(): it would ask __class__ of the user's, which may raise.
     ends = may_end and issubclass(type(error), SystemExit)
-    return Failed(told["code"], told["message"], told["details"], ends)
+    is_deliberate = exception_report.is_deliberate(error)
+    return Failed(told["code"], told["message"], told["details"], ends, is_deliberate)

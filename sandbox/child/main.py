@@ -28,6 +28,7 @@ from typing import FrozenSet, NoReturn
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from .await_stacks import write_await_stacks
+from .exit_stack import write_exit_stack
 from .frame_socket import FrameSocket, move_high, receive_setup
 from .memory_reserve import notice_lost_threads, report_threads_without_memory
 from .own_modules import keep_own_modules
@@ -44,6 +45,7 @@ def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
     """
     tasks, control, fault = (move_high(int(number)) for number in sys.argv[2:5])
     faulthandler.enable(fault, all_threads=True)
+    write_exit_stack(fault)
     write_await_stacks(STACK_SIGNAL, fault)
     faulthandler.register(STACK_SIGNAL, fault, all_threads=True, chain=True)
     # Chained to the signal's default action, which ends the process.

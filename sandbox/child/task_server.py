@@ -168,7 +168,7 @@ class TaskServer:
 
     def _send_load_failed(self, failed: Failed) -> None:
         flush_output()
-        self._channel.send(0, LoadFailed(failed.code, failed.message, failed.details))
+        self._channel.send(0, LoadFailed(failed.code, failed.message, failed.details, failed.is_deliberate))
 
     # ---- one task
 

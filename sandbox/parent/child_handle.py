@@ -41,7 +41,7 @@ from ..shared.message_format import ProcessMessage, Wire
 from ..shared.messages import Loaded, Protection, Sample, StillRunning
 from ..shared.outcome import Cause, Exit
 from .child_channel import ChildChannel
-from .exit_report import fault_text, user_stack
+from .exit_report import fault_text, user_stack, with_stack
 from .loop_protocol import Cancellable, LoopProtocol
 from .output_pipes import DRAIN_READS, OutputPipes
 
@@ -231,7 +231,7 @@ class Child:
         self._pipes.drain(DRAIN_READS)
         stack = user_stack(fault_text(self._fault))
         self._close()
-        self._listener.on_exit(self, exit._replace(stack=stack))
+        self._listener.on_exit(self, with_stack(exit, stack))
 
     def _close(self) -> None:
         for timer in self._timers:

@@ -19,6 +19,8 @@ _STACK_MAX = 32_000
 REFUSED_S = 0.5
 #: The same for a signal: the stacks of all threads are written first, which takes long on a busy machine.
 REFUSED_AND_WRITTEN_S = 2.0
+#: The beginning of what os._exit() writes where no error is handled (child/exit_stack.py).
+_OF_EXIT = "Stack ("
 _OF_A_REFUSAL = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGTRAP, signal.SIGINT)
 
 
@@ -169,11 +171,22 @@ def fault_text(fd: int) -> str:
         return ""
 
 
+def with_stack(exit: Exit, stack: str) -> Exit:
+    """Return the exit with what user_stack() returned.
+
+    Code that calls os._exit() without an error at hand has decided so itself: that memory was refused just
+    before is told, and not blamed. exit() in a library's C code writes no stack.
+    """
+    if exit.code and exit.breach is not None and exit.breach.is_refusal and stack.startswith(_OF_EXIT):
+        exit = exit._replace(cause=Cause.EXITED)
+    return exit._replace(stack=stack)
+
+
 def user_stack(text: str) -> str:
     """Return what faulthandler wrote without our own frames, and without threads that are in our code."""
     kept = []
     for block in text.replace("\0", "").strip().split("\n\n"):
-        lines = block.splitlines()
+        lines = [line for line in block.splitlines() if not line.startswith(_EXIT_FRAME)]
         frames = [line for line in lines if line.startswith("  File ")]
         if not lines or lines[0].startswith("Extension modules"):
             continue
@@ -194,3 +207,5 @@ def user_stack(text: str) -> str:
 
 _OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 _OWN_FRAMES = tuple(f'  File "{os.path.join(_OURS, name)}{os.sep}' for name in ("sandbox", "runner"))
+#: The frame that has written the stack of os._exit(): the next one is the user's.
+_EXIT_FRAME = f'  File "{os.path.join(_OURS, "sandbox", "child", "exit_stack.py")}"'

@@ -297,12 +297,13 @@ class Loaded(ProcessMessage):
 
 
 class LoadFailed(ProcessMessage):
-    """The code cannot be used; the child ends by itself."""
+    """The code cannot be used; the child ends by itself. `is_deliberate`: as of Failed."""
 
     kind = 17
     code: str
     message: str
     details: str = ""
+    is_deliberate: bool = False
 
 
 class TaskRead(ProcessMessage):
@@ -326,13 +327,17 @@ class Done(ProcessMessage):
 
 
 class Failed(ProcessMessage):
-    """The task is over without a result; `ends`: and so is the child, which ends by itself."""
+    """The task is over without a result; `ends`: and so is the child, which ends by itself.
+
+    `is_deliberate`: a `raise` or sys.exit() of the user's code decided so, and no other error led to it.
+    """
 
     kind = 21
     code: str
     message: str
     details: str = ""
     ends: bool = False
+    is_deliberate: bool = False
 
 
 class StopReturned(ProcessMessage):

@@ -149,7 +149,9 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.EXITED if exit.code is None:
             return f"the algorithm's process ended {during}: {exit.detail}"
         case Cause.EXITED:
-            return f"the algorithm ended its process with code {exit.code} {during}"
+            text = f"the algorithm ended its process with code {exit.code} {during}"
+            place = _place(exit.stack)  # of os._exit()
+            return f"{text}{f' ({place})' if place else ''}{_near_limit(exit)}"
         case Cause.SIGNALLED:
             name = signal_name(exit.signal or 0)
             meaning = _own_cpu_limit(exit) or _MEANINGS.get(name, "")
@@ -217,6 +219,16 @@ def _start_remedy(detail: str) -> str:
             " the limit (ulimit -u, pids.max) before hkrunner starts"
         )
     return ""
+
+
+def _near_limit(exit: Exit) -> str:
+    """Return the clause about memory that may have been refused just before the process ended by itself."""
+    if exit.breach is None:
+        return ""
+    used, allowed = format_bytes(exit.breach.used), format_bytes(exit.breach.allowed)
+    option = option_for_memory(int(exit.breach.used), int(exit.breach.allowed), exit.origins)
+    by = set_by("memory_bytes", exit.origins)
+    return f"; at {used} of {allowed} ({by}) it may have been refused memory. Try {option}"
 
 
 def _memory(exit: Exit, breach: LimitBreach) -> str:

@@ -10,7 +10,10 @@ from support.local import error_of, misbehave_once, run_tasks
 EXITS = {
     "exits_by_sys_exit": ["sys.exit(3)", "exits_by_sys_exit.py:9 in start"],
     "exits_with_a_sentence": ["sys.exit('the model file is missing')"],
-    "exits_at_once": ["code 3 before answering", "last output:\n  the last words"],
+    "exits_at_once": [
+        "code 3 before answering (exits_at_once.py:9 in start)\n",
+        "last output:\n  the last words",
+    ],
     "exits_with_success": ["code 0 before answering"],
     "exits_in_init": ["code 3 before answering"],
 }

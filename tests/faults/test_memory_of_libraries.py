@@ -104,6 +104,14 @@ def test_an_exit_far_from_the_limit_is_not_reported_as_a_memory_limit(tmp_path: 
     assert run.tasks[0]["reason"] == "Crashed"
 
 
+def test_code_that_ends_close_to_the_limit_by_its_own_decision_is_not_reported_as_a_memory_limit(
+    tmp_path: Path,
+) -> None:
+    ways = [[how, 128 * MI - 13 * MI // 2] for how in ("raise", "sys.exit", "os._exit")]
+    run = run_tasks("limits_decides_near_its_limit.py", *ways, cwd=tmp_path, args=("--mem", "128Mi"))
+    assert [task["reason"] for task in run.tasks] == ["AlgorithmError", "Crashed", "Crashed"], run.stderr
+
+
 @pytest.mark.parametrize("mode", ["auto", "rss"])
 def test_a_process_between_vfork_and_exec_counts_nothing(mode: str, tmp_path: Path) -> None:
     args = ("--mem", "192Mi", "--mem-mode", mode)

@@ -127,6 +127,28 @@ def test_a_syntax_error_shows_the_line_with_a_caret() -> None:
     assert "(their.py:2)" in told["message"]
 
 
+def raise_when_asked_for(name: str) -> None:
+    try:
+        raise KeyError(name)
+    except KeyError:
+        raise ValueError(name) from None
+
+
+def test_a_raise_or_an_exit_of_the_users_own_code_without_another_error_is_deliberate() -> None:
+    own: list[Callable[[], object]] = [lambda: raise_(ValueError("no")), lambda: sys.exit(3)]
+    others: list[Callable[[], object]] = [
+        lambda: int("x"),
+        lambda: re.compile("("),
+        lambda: raise_when_asked_for("a"),
+        lambda: os.environ["NO_SUCH_VARIABLE"],
+    ]
+    group = getattr(builtins, "ExceptionGroup", None)  # from Python 3.11 on
+    if group is not None:
+        others.append(lambda: raise_(group("two", [MemoryError()])))
+    assert [exception_report.is_deliberate(caught(one)) for one in own] == [True, True]
+    assert not any(exception_report.is_deliberate(caught(one)) for one in others)
+
+
 def test_a_memory_error_has_a_code_of_its_own() -> None:
     assert describe(caught(lambda: raise_(MemoryError())), HERE)["code"] == "MEMORY_ERROR"
 

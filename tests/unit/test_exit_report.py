@@ -6,10 +6,11 @@ import os
 import signal
 
 import pytest
-from hkrunner.sandbox.parent.exit_report import exit_of, user_stack
+from hkrunner.sandbox.child import exit_stack, task_server
+from hkrunner.sandbox.parent.exit_report import exit_of, user_stack, with_stack
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.messages import Account, Ended, HeldBack
-from hkrunner.sandbox.shared.outcome import Cause
+from hkrunner.sandbox.shared.outcome import Cause, Exit, LimitBreach, sentence
 
 MI = 1 << 20
 
@@ -51,3 +52,18 @@ def test_threads_that_have_no_python_frame_are_not_in_the_stack() -> None:
     begun = "Thread 0x01 (most recent call first):\n  <no Python frame>"
     works = 'Thread 0x02 (most recent call first):\n  File "/home/me/alg.py", line 3 in start'
     assert user_stack(f"{begun}\n\n{works}\n\n{begun}") == works
+
+
+def test_whoever_calls_os_exit_without_an_error_at_hand_has_decided_so_itself() -> None:
+    head, users = "Stack (most recent call first):", '  File "/home/me/alg.py", line 3 in start'
+    ours = [f'  File "{one.__file__}", line 30 in f' for one in (exit_stack, task_server)]
+    stack = user_stack("\n".join((head, ours[0], users, ours[1])))
+    assert stack == f"{head}\n{users}"
+    refused = Exit(Cause.MEMORY, code=3, breach=LimitBreach(250 * MI, 256 * MI, is_refusal=True))
+    assert sentence(with_stack(refused, stack)) == (
+        "EXITED: the algorithm ended its process with code 3 before answering (alg.py:3 in start); at 250 MiB"
+        " of 256 MiB (--mem) it may have been refused memory. Try --mem 512Mi"
+    )
+    of_an_error = user_stack(exit_stack.IN_AN_ERROR.decode() + stack)
+    for one in (of_an_error, ""):
+        assert with_stack(refused, one).cause is Cause.MEMORY

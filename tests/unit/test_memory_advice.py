@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hkrunner.runner.protocol.messages import Failure
 from hkrunner.runner.protocol.result import Result
@@ -166,6 +168,18 @@ def test_errors_of_the_code_itself_and_of_a_gpu_are_no_matter_of_the_limit(text:
 
 def test_an_error_of_unknown_kind_counts_only_just_after_a_refusal() -> None:
     assert told("SystemError: error return", held(ago_s=3.0)).code == "ALGORITHM_ERROR"
+
+
+@pytest.mark.parametrize("text", ["ALGORITHM_ERROR: alg.Diverged: no", "EXITED: sys.exit(3) ended it"])
+def test_what_the_code_itself_has_decided_close_to_the_limit_is_not_blamed_on_it(text: str) -> None:
+    failure = Failure(text.partition(":")[0], f"{text}\n  frames", is_deliberate=True)
+    explain = partial(explain_refusal, limits=Limits(), limit_bytes=256 * MI, peak=lambda: 250 * MI)
+    told = explain(failure, held=held())
+    may_be = "at 250 MiB of 256 MiB (--mem), python (pid 7) may have been refused memory. Try --mem 512Mi"
+    assert (told.code, told.message) == (failure.code, f"{text}; {may_be}\n  frames")
+    assert explain(failure, held=held(ago_s=3.0)) == explain(failure, held=None) == failure
+    assert explain(failure, held=held(), printed=("MemoryError",)).code == "MEMORY_ERROR"
+    assert explain(failure._replace(is_deliberate=False), held=held()).code == "MEMORY_ERROR"
 
 
 def test_what_the_machine_has_refused_is_a_matter_of_the_limit_if_it_would_not_have_fitted() -> None:
