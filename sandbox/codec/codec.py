@@ -13,7 +13,7 @@ What a result may hold beyond the types of the encoding is converted where there
     tuple, set, frozenset, deque, range, a Sequence    list
     dataclass, attrs class, msgspec.Struct, Mapping,   object (a model of one root value: that value)
     pydantic model
-    namedtuple                                         list (a row of sqlite3: object)
+    namedtuple                                         list (a row of sqlite3, a record of numpy: object)
     datetime, date, time, timedelta, UUID, Path,       text (Enum: its value); bson keeps datetimes
     Enum, Decimal, datetime64, timedelta64, Period,
     Interval

@@ -13,7 +13,16 @@ from collections import abc
 from collections.abc import Callable
 from typing import Any
 
-from .library_values import has_labels, is_labelled, is_sparse, module_of, name_of, root_of
+from .library_values import (
+    has_labels,
+    is_any,
+    is_labelled,
+    is_sparse,
+    module_of,
+    name_of,
+    part_of_array,
+    root_of,
+)
 
 #: By the package and name of the class.
 _CALLS: dict[tuple[str, str], str] = {
@@ -72,6 +81,9 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
         return known
     if root == "unittest":
         return ""  # a Mock has every method, and each returns a Mock
+    part = part_of_array(value)
+    if part:
+        return "[it.real, it.imag]" if part == "complex" else "its .astype(float)"
     if root == "pandas":
         return _call_for_pandas(value, key_of)
     if root == "torch":
@@ -131,6 +143,8 @@ def call_for_key(key: Any, key_of: Callable[[Any], str | None]) -> str:
     if isinstance(key, (tuple, frozenset, bytes)):
         # As pairs nothing is lost; a text made of a tuple would have to be taken apart again.
         return "list(its .items())"
+    if callable(getattr(type(key), "item", None)) and getattr(key, "ndim", 1) == 0:
+        return "its .item()"  # a tensor: two equal ones are two keys
     call = call_for(key, key_of)
     return call if call.startswith("str(") else ""
 
@@ -194,8 +208,10 @@ def _is_of_library(kind: type) -> bool:
 
 
 def _call_for_tensor(value: Any) -> str:
-    if getattr(value, "is_quantized", False) is True:
+    if is_any(value, "is_quantized"):
         return "its .dequantize()"
+    if is_any(value, "is_nested"):
+        return "its .unbind()"
     return "its .to_dense()" if is_sparse(value) else ""
 
 

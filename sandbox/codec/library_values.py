@@ -80,8 +80,11 @@ def form_of(value: Any, encoding: str) -> Any:
         if name.endswith("Scalar"):
             return _called(value, "as_py")
         return _called(value, "to_pylist") if name.endswith("Array") else NO_FORM
-    elif root == "torch" and (is_sparse(value) or getattr(value, "is_quantized", False) is True):
+    elif root == "torch" and (is_sparse(value) or is_any(value, "is_quantized", "is_nested")):
         return NO_FORM
+    elif root == "numpy" and getattr(getattr(value, "dtype", None), "names", None):
+        # Records: tolist() would lose the names of their fields.
+        return list(value) if value.ndim else {name: value[name] for name in value.dtype.names}
     elif root == "tensorflow" and callable(getattr(value, "numpy", None)):
         return _called(value, "to_list" if name == "RaggedTensor" else "numpy")
     dump = _dump_of(kind)
@@ -94,6 +97,8 @@ def form_of(value: Any, encoding: str) -> Any:
     if not callable(getattr(value, "tolist", None)):
         # What has __index__ is an integer, of sympy or gmpy2.
         return _called(value, "__index__") if callable(getattr(kind, "__index__", None)) else NO_FORM
+    if part_of_array(value):
+        return NO_FORM
     times = _times(value, encoding)
     if times is not NO_FORM:
         return times
@@ -116,6 +121,21 @@ def _called(value: Any, method: str) -> Any:
 
 def is_sparse(value: Any) -> bool:
     return str(getattr(value, "layout", "torch.strided")) != "torch.strided"
+
+
+def is_any(value: Any, *properties: str) -> bool:
+    """Whether one of these properties is true of a tensor."""
+    return any(getattr(value, one, False) is True for one in properties)
+
+
+def part_of_array(value: Any) -> str:
+    """Return "complex" or "longdouble" for an array of such numbers, which no encoding has; else ""."""
+    dtype = getattr(value, "dtype", None)
+    if not getattr(value, "ndim", 0) or root_of(type(value)) in ("pandas", "polars"):
+        return ""
+    if getattr(dtype, "kind", "") == "c" or "complex" in str(dtype):
+        return "complex"
+    return "longdouble" if getattr(dtype, "char", "") == "g" else ""
 
 
 def _dump_of(kind: type) -> str:
