@@ -28,6 +28,12 @@ from .exception_fields import (
     traceback_of,
 )
 
+#: Texts of asyncio's and trio's errors where asyncio awaits what only trio can run.
+_OUTSIDE_OF_TRIO = (
+    "Task got bad yield: <class 'trio.",
+    "'RunContext' object has no attribute 'runner'",
+    "must be called from async context",
+)
 #: Python's text where a list is read like a dict.
 _NO_DICT = "list indices must be integers or slices, not str"
 
@@ -86,7 +92,7 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     if is_a(error, AttributeError) and "on <module '__main__'" in text:
         file = os.path.basename(os.environ.get("_HKRUNNER_ENTRY_FILE", "")) or "the algorithm"
         return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
-    if is_a(error, RuntimeError) and text.startswith("Task got bad yield: <class 'trio."):
+    if text.startswith(_OUTSIDE_OF_TRIO):
         return "; what start() returns is awaited by asyncio: call trio.run(...) in a plain start()"
     shadowing = _shadowing(error, folder)
     if shadowing:

@@ -363,8 +363,15 @@ def test_a_file_that_stands_in_for_a_module_of_python_is_named(
     monkeypatch.delitem(sys.modules, "colorsys")
 
 
-def test_a_coroutine_of_trio_is_told_who_awaits_it() -> None:
-    error = RuntimeError("Task got bad yield: <class 'trio._core._traps.CancelShieldedCheckpoint'>")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Task got bad yield: <class 'trio._core._traps.CancelShieldedCheckpoint'>"),
+        RuntimeError("must be called from async context"),
+        AttributeError("'RunContext' object has no attribute 'runner'"),
+    ],
+)
+def test_a_coroutine_of_trio_is_told_who_awaits_it(error: Exception) -> None:
     assert (
         "; what start() returns is awaited by asyncio: call trio.run(...)" in describe(error, HERE)["message"]
     )
