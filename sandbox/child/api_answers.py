@@ -12,7 +12,7 @@ import re
 import threading
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
-from ..codec import codec
+from ..codec import codec, large_values
 from . import exception_fields
 from .api_call import (
     AlgorithmExecutionError,
@@ -292,7 +292,7 @@ _CALL_ID = re.compile(rb"(execId|subPipelineId|requestId)[^0-9A-Za-z]{1,12}([0-9
 def _short_details(value: Any) -> Any:
     """Return what fits into a message to the parent: the value as JSON has it, or its text."""
     try:
-        plain = None if codec.is_large(value) else codec.plain(value, "json", "details")
+        plain = None if large_values.is_large(value) else codec.plain(value, "json", "details")
         if plain is not None and len(json.dumps(plain)) <= PROGRESS_DETAILS_MAX:
             return plain
     except MemoryError:

@@ -20,7 +20,6 @@ import threading
 import time
 from typing import Any, Callable, Iterator, List, Mapping, Optional
 
-from ..codec import codec
 from ..shared import shared_rings, stream_frames
 from ..shared.stream_frames import DURATION, HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
@@ -28,13 +27,10 @@ from .event_loop import can_be_awaited, was_not_run
 from .frame_socket import send_whole
 from .listener_threads import ListenerThreads, leave_stacks_to_the_main_thread
 from .stream_message import StreamMessage, read_message
+from .stream_payload import PayloadCodec
 from .stream_reports import RETRY_S, StreamReports, with_memory
 from .stream_routes import Routes
 
-#: HKube's header: version, its length, kind of the payload, encoding, two unused bytes, "HK".
-_ENCODINGS = {"bson": 1, "json": 2, "msgpack": 3}
-_RAW, _ENCODED = 1, 2
-_MAGIC = b"HK"
 #: Payloads from this size on are not copied to be written with their head.
 LARGE_BYTES = 16 * 1024
 
@@ -94,11 +90,9 @@ class Stream:
         # The first frame, from a process that never waits for us.
         opened = self._read_first()
         self._most_bytes = opened.number or stream_frames.FRAME_MAX
-        encoding = self._encoding = str(opened.body, "ascii")
-        kind = _ENCODINGS[encoding]
+        encoding = str(opened.body, "ascii")
         self._routes = Routes(self._node, self._children, args.get("parsedFlow") or {}, encoding)
-        self._headers = {one: bytes((1, 8, one, kind, 0, 0)) + _MAGIC for one in (_RAW, _ENCODED)}
-        codec.prepare(encoding, later=False)
+        self._payloads = PayloadCodec(encoding)
 
     def _read_first(self) -> StreamFrame:
         try:
@@ -132,14 +126,8 @@ class Stream:
                 f"sendMessage: nothing follows node {self._node} there; the message goes nowhere"
             )
             return
-        kind = type(message)
-        if kind is bytes or kind is bytearray or kind is memoryview:
-            header, payload = self._headers[_RAW], message
-        else:
-            header, payload = self._headers[_ENCODED], codec.encode_value(self._encoding, message)
-        if kind is memoryview and not payload.c_contiguous:
-            payload = bytes(payload)
-        size = payload.nbytes if type(payload) is memoryview else len(payload)
+        header, pieces = self._payloads.encode(message)
+        size = sum(one.nbytes for one in pieces)
         before = len(route.prefix) + stream_frames.PAYLOAD_HEADER
         most = self._most_bytes - before
         if size > most:  # the other side would end the connection, and with it the task
@@ -147,16 +135,17 @@ class Stream:
                 f"the message has {size:,} bytes, and at most {most:,} can be sent (STREAMING_MAX_BUFFER_MB)"
             )
         with self._lock:
-            place = self._rings.put(payload) if self._rings is not None else None
+            place = self._rings.put(*pieces) if self._rings is not None else None
             if place is not None:
                 self._write(frame(stream_frames.SEND_PLACE, 0, route.prefix + header + place))
                 return
             head = HEAD.pack(before + size, stream_frames.SEND, 0) + route.prefix + header
             if size < LARGE_BYTES:
-                self._write(head + payload)
+                self._write(b"".join((head, *pieces)))
             else:
                 self._write(head)
-                self._write(payload)
+                for one in pieces:
+                    self._write(one)
 
     def _write(self, data: Any) -> None:
         try:
@@ -205,18 +194,15 @@ class Stream:
             self._write(frame(stream_frames.DONE, number, DURATION.pack(duration_ms)))
 
     def value_of(self, message: StreamMessage) -> Any:
-        """Return what was sent. Raises MessageInvalid where that has no value, or no memory is left."""
-        header, payload = message.header, message.payload
+        """Return what was sent, once. Raises MessageInvalid where that has no value, or no memory is left."""
         try:
-            if header[-2:] == _MAGIC and header[2] == _RAW:
-                return bytes(payload)
-            return codec.decode(self._encoding, payload)
+            return self._payloads.decode(message.header, message.payload)
         except ValueError as error:
-            if header[-2:] != _MAGIC:
-                return bytes(payload)
             self._reports.say_once(f"a message of {message.origin} cannot be read", error)
         except MemoryError as error:
             self._reports.say(f"there is no memory for a message of {message.origin}", error)
+        finally:
+            message.free()
         raise MessageInvalid
 
     @staticmethod
@@ -254,10 +240,14 @@ class Stream:
             self._drained.set()
         return None
 
-    def _take(self, one: StreamFrame) -> Optional[StreamMessage]:
-        """Take a frame; a message that there is no memory for is reported, and done."""
+    def _take(self, one: StreamFrame, *, is_next: bool = True) -> Optional[StreamMessage]:
+        """Take a frame; a message that there is no memory for is reported, and done.
+
+        `is_next`: its value is wanted before that of any later message, so its payload may stay in the rings.
+        """
         try:
-            return self._read_frame(one)
+            message = self._read_frame(one)
+            return message if message is None or is_next else message.owned()
         except MemoryError as error:
             self._reports.say("there is no memory for a message, which is lost", error)
             with_memory(self._write_done, one.number, 0.0)
@@ -271,15 +261,17 @@ class Stream:
         try:
             while not self._drained.is_set():
                 for one in self._read_patiently():
-                    message = self._take(one)
+                    # Where no listener can wait for the message of another node, no thread is needed.
+                    is_alone = not (threads.are_there or self._sources > 1 or len(self._parents) > 1)
+                    message = self._take(one, is_next=is_alone)
                     if one.kind == stream_frames.LEFT:
                         with_memory(threads.end_of, one.number)
                     elif message is None:
                         pass
-                    elif threads.are_there or self._sources > 1 or len(self._parents) > 1:
-                        threads.hand_over(message)
-                    else:  # no listener can wait for the message of another node
+                    elif is_alone:
                         self._deliver(message)
+                    else:
+                        threads.hand_over(message)
         except StreamLost:
             pass  # the parent says so, and ends this process
         threads.end()

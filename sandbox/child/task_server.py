@@ -11,7 +11,7 @@ import socket
 import sys
 from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
 
-from ..codec import codec, unreadable
+from ..codec import codec, large_values, unreadable
 from ..shared import entry as entries
 from ..shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ..shared.messages import (
@@ -330,7 +330,7 @@ class TaskServer:
         return result
 
     def _finish(self, task: int, files: Optional[ResultFiles], result: Any) -> None:
-        if self._may_accelerate and codec.is_large(result):
+        if self._may_accelerate and large_values.is_large(result):
             self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result}, most=self._most)
         is_json = self._encoding in ("json", "socket.io") and bytes(wire[-1][-1:]) == b"}"  # no attachments

@@ -118,11 +118,16 @@ def encode(
 
 def encode_value(encoding: str, value: Any, *, name: str = "message") -> bytes:
     """Return a value alone, as HKube's wrappers encode it between nodes. Raises ResultInvalid."""
+    return b"".join(encode_value_pieces(encoding, value, name=name))
+
+
+def encode_value_pieces(encoding: str, value: Any, *, name: str = "message") -> List[Buffer]:
+    """Return the same as encode_value(), in pieces: large binary values are not copied."""
     if is_native(value, encoding):
         with contextlib.suppress(Exception):  # many libraries, many types: the second way works or explains
-            return _ENCODERS[encoding](value)
+            return _in_pieces(encoding, value) or [_ENCODERS[encoding](value)]
     try:
-        return _ENCODERS[encoding](plain(value, encoding, name))
+        return [_ENCODERS[encoding](plain(value, encoding, name))]
     except (MemoryError, ResultInvalid):
         raise
     except Exception as error:
@@ -163,36 +168,20 @@ def encode_pieces(
     if most is not None:
         _check_count(message.get("data"), encoding, name)
     native = is_native(message.get("data"), encoding)
-    if native and encoding in large_values.WRITERS:
-        try:
-            encoders = {"msgpack": _ENCODERS["msgpack"], "bson": _bson_bytes, "socket.io": _foreign}
-            found = large_values.of(encoding, message, encoders[encoding])
-        except Exception:  # noqa: BLE001 - many libraries, many types: _encode() either works or explains
-            found = None
-        if found is not None:
-            if most is not None:
-                _check_size(large_values.size_of(found), encoding, name)
-            return found
-    return [_encode(encoding, message, name, most, native)]
+    found = None
+    if native:
+        with contextlib.suppress(Exception):  # many libraries, many types: _encode() either works or explains
+            found = _in_pieces(encoding, message)
+    if found is None:
+        return [_encode(encoding, message, name, most, native)]
+    if most is not None:
+        _check_size(large_values.size_of(found), encoding, name)
+    return found
 
 
-def is_large(value: Any, most: int = 1000) -> bool:
-    """Whether the value has many items or 256 KiB of text, judged by the first ones."""
-    left, size, waiting = most, 0, [value]
-    while waiting:
-        one = waiting.pop()
-        kind = type(one)
-        if kind is str:
-            size += len(one)
-        elif kind in (list, tuple, dict):
-            left -= len(one)
-            if left >= 0:
-                waiting.extend(one.values() if kind is dict else one)
-        elif hasattr(kind, "__len__"):
-            return True  # an array or a data frame: its library took longer to import
-        if left < 0 or size >= LARGE:
-            return True
-    return False
+def _in_pieces(encoding: str, value: Any) -> Optional[List[Buffer]]:
+    encoders = {"msgpack": _ENCODERS["msgpack"], "bson": _bson_bytes, "socket.io": _foreign}
+    return large_values.of(encoding, value, encoders[encoding]) if encoding in encoders else None
 
 
 def _check_count(value: Any, encoding: str, name: str) -> None:

@@ -43,6 +43,25 @@ def large_within(value: Any) -> bool:
     return found
 
 
+def is_large(value: Any, most: int = 1000) -> bool:
+    """Whether the value has many items or 256 KiB of text, judged by the first ones."""
+    left, size, waiting = most, 0, [value]
+    while waiting:
+        one = waiting.pop()
+        kind = type(one)
+        if kind is str:
+            size += len(one)
+        elif kind in (list, tuple, dict):
+            left -= len(one)
+            if left >= 0:
+                waiting.extend(one.values() if kind is dict else one)
+        elif hasattr(kind, "__len__"):
+            return True  # an array or a data frame: its library took longer to import
+        if left < 0 or size >= LARGE:
+            return True
+    return False
+
+
 def _has_large(value: Any) -> bool:
     kind = type(value)
     if kind is bytes or kind is bytearray:
@@ -60,9 +79,9 @@ def size_of(pieces: List[Buffer]) -> int:
 # ---- bson: each document and array begins with its size
 
 
-def bson(message: Dict[str, Any], encode: Encode) -> List[Buffer]:
-    """Return HKube's document {data: message}; `encode` makes one of a dict."""
-    return _joined(_document({"data": message}, encode))
+def bson(value: Any, encode: Encode) -> List[Buffer]:
+    """Return HKube's document {data: value}; `encode` makes one of a dict."""
+    return _joined(_document({"data": value}, encode))
 
 
 def _document(value: Dict[str, Any], encode: Encode) -> List[Buffer]:
@@ -94,9 +113,9 @@ def _elements(value: Dict[str, Any], encode: Encode) -> Buffer:
 # ---- msgpack: each map and array begins with its count
 
 
-def msgpack(message: Dict[str, Any], encode: Encode) -> List[Buffer]:
-    """Return the message; `encode` makes msgpack of any value."""
-    return _joined(_value(message, encode))
+def msgpack(value: Any, encode: Encode) -> List[Buffer]:
+    """Return the value; `encode` makes msgpack of any value."""
+    return _joined(_value(value, encode))
 
 
 def _value(value: Any, encode: Encode) -> List[Buffer]:
@@ -140,19 +159,19 @@ def socketio(message: Dict[str, Any], foreign: Callable[[Any], Any]) -> List[Buf
     return attachments.encode_pieces(message, foreign)
 
 
-WRITERS: Dict[str, Callable[[Dict[str, Any], Encode], List[Buffer]]] = {
+WRITERS: Dict[str, Callable[[Any, Encode], List[Buffer]]] = {
     "bson": bson,
     "msgpack": msgpack,
     "socket.io": socketio,
 }
 
 
-def of(encoding: str, message: Dict[str, Any], encode: Encode) -> Optional[List[Buffer]]:
-    """Return the message in pieces; None where the encoder alone does as well.
+def of(encoding: str, value: Any, encode: Encode) -> Optional[List[Buffer]]:
+    """Return the value in pieces; None where the encoder alone does as well.
 
     `encode` makes a document of a dict under bson, and msgpack of any value under msgpack.
     """
     writer = WRITERS.get(encoding)
-    if writer is None or not large_within(message):
+    if writer is None or not large_within(value):
         return None
-    return writer(message, encode)
+    return writer(value, encode)

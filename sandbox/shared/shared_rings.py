@@ -38,9 +38,9 @@ class SharedRings:
         self._out, self._in = (_TO_SOCKETS, _TO_CHILD) if is_child else (_TO_CHILD, _TO_SOCKETS)
         self._written = 0
 
-    def put(self, payload: Buffer) -> Optional[bytes]:
+    def put(self, *pieces: Buffer) -> Optional[bytes]:
         """Write a payload; return its place, None if it does not fit, or is too small or too large."""
-        size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
+        size = sum(one.nbytes if isinstance(one, memoryview) else len(one) for one in pieces)
         if not SMALLEST <= size <= LARGEST:
             return None
         begin = self._written
@@ -50,19 +50,30 @@ class SharedRings:
         if begin + size - self._read[self._out] > RING_BYTES:
             return None
         at = self._begin(self._out) + begin % RING_BYTES
-        self._memory[at : at + size] = memoryview(payload).cast("B")
+        for one in pieces:
+            view = memoryview(one).cast("B")
+            self._memory[at : at + len(view)] = view
+            at += len(view)
         self._written = begin + size
         return PLACE.pack(self._written, size)
 
-    def take(self, place: Buffer) -> bytes:
-        """Return the payload at this place, and free the place. Raises ValueError for what is no place."""
+    def at(self, place: Buffer) -> memoryview:
+        """Return the payload at this place, which stays until free(). Raises ValueError."""
         end, size = PLACE.unpack(place)
         begin = end - size
         if size > LARGEST or begin < 0 or begin % RING_BYTES + size > RING_BYTES:
             raise ValueError("no place in a ring")
         at = self._begin(self._in) + begin % RING_BYTES
-        payload = bytes(self._memory[at : at + size])
-        self._read[self._in] = end
+        return self._memory[at : at + size]
+
+    def free(self, place: Buffer) -> None:
+        """Let the other process write where this payload is, and those before it."""
+        self._read[self._in] = PLACE.unpack(place)[0]
+
+    def take(self, place: Buffer) -> bytes:
+        """Return a copy of the payload at this place, and free the place. Raises ValueError."""
+        payload = bytes(self.at(place))
+        self.free(place)
         return payload
 
     @staticmethod

@@ -48,6 +48,7 @@ def test_pieces_make_what_the_encoder_makes(encoding: str, value: Any) -> None:
     joined = b"".join(codec.encode_pieces(encoding, message))
     assert joined == ENCODERS[encoding](plain(message))
     assert codec.decode(encoding, joined) == plain(message)
+    assert codec.encode_value(encoding, value) == ENCODERS[encoding](plain(value))
 
 
 @pytest.mark.parametrize("encoding", ENCODERS)
@@ -55,6 +56,7 @@ def test_a_large_value_is_not_copied(encoding: str) -> None:
     message = {"command": "done", "data": {"image": LARGE, "more": [1, {"again": LARGE}], "name": "a"}}
     found = codec.encode_pieces(encoding, message)
     assert [one is LARGE for one in found] == [False, True, False, True, False]
+    assert [one is LARGE for one in codec.encode_value_pieces(encoding, [LARGE, 1])] == [False, True, False]
 
 
 @pytest.mark.parametrize("encoding", ["json", "bson", "msgpack"])

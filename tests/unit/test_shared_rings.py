@@ -29,7 +29,7 @@ def test_payloads_come_out_as_they_went_in_at_any_place_and_both_ways(fd: int) -
     sizes = [SMALLEST, LARGEST, SMALLEST + 1, 3_000_001, LARGEST - 7]
     for number in range(25):
         value = payload(number, sizes[number % 5])
-        there, back = child.put(value), sockets.put(memoryview(value))
+        there, back = child.put(value), sockets.put(value[:5], memoryview(value)[5:])
         assert there is not None and back is not None
         assert sockets.take(there) == value == child.take(back)
 
@@ -44,7 +44,11 @@ def test_nobody_waits_for_room(fd: int) -> None:
     assert first is not None and second is not None
     assert sockets.take(first) == payload(0, LARGEST)
     assert child.put(payload(2, LARGEST)) is not None
-    assert sockets.take(second) == payload(1, LARGEST)
+    found = sockets.at(second)
+    assert child.put(payload(3, LARGEST)) is None  # what is being read stays
+    assert found == payload(1, LARGEST)
+    sockets.free(second)
+    assert child.put(payload(3, LARGEST)) is not None
 
 
 def test_a_child_can_neither_cut_the_memory_nor_lead_outside_of_it(fd: int) -> None:

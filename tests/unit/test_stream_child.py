@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from hkrunner.runner.streaming.child_link import ChildLink
-from hkrunner.sandbox.child import listener_threads, stream_serving
+from hkrunner.sandbox.child import listener_threads, stream_payload, stream_serving
 from hkrunner.sandbox.child import stream as child_stream
 from hkrunner.sandbox.child.api_call import ApiError
 from hkrunner.sandbox.child.stream import Stream
@@ -80,7 +81,7 @@ def test_a_message_that_finds_no_memory_is_reported_and_done_though_there_is_non
         done: list[int] = []
         handled: list[object] = []
         monkeypatch.setattr(one, "_write_done", write_done)
-        monkeypatch.setattr(child_stream.codec, "decode", decode)
+        monkeypatch.setattr(stream_payload.codec, "decode", decode)
         monkeypatch.setattr(child_stream, "read_message", read)
 
         def send_all() -> None:
@@ -180,3 +181,36 @@ def test_messages_that_find_no_listener_memory_or_thread_are_said_and_the_next_o
         "there is no memory for a message, which is lost",
         "a listener is a coroutine or has a yield: nothing of it was run",
     ]
+
+
+@pytest.mark.parametrize("parents", [["A"], ["A", "Z"]])
+def test_large_messages_arrive_whole_by_the_shared_memory_which_is_used_again(
+    parents: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handled: queue.SimpleQueue[object] = queue.SimpleQueue()
+    kinds: list[int] = []
+
+    def read(one: StreamFrame, rings: Any) -> Any:
+        kinds.append(one.kind)
+        return read_message(one, rings)
+
+    monkeypatch.setattr(child_stream, "read_message", read)
+    parts = [bytes([number]) * 1_000_000 for number in range(12)]  # more than the memory holds at a time
+    values = [{"data": one, "more": [msgspec.msgpack.Ext(5, one[:9]), str(one[:9])]} for one in parts]
+    with opened(1 << 30, [], parents=parents) as (stream, link):
+        stream.register(lambda value, origin: handled.put(value))
+        assert [one.kind for one in link.read()] == [stream_frames.SHARES]
+        link.share()
+        stream.listen()
+
+        def are_done(most: int) -> bool:
+            link.flush()
+            return handled.qsize() >= most
+
+        for number, value in enumerate(values, 1):
+            head = (MESSAGE_HEAD.pack(1, 1, 1), b"A\x90", HEADER)
+            link.post_payload(number, head, msgspec.msgpack.encode(value))
+            wait_until(lambda: are_done(number - 4), what="the message four before it")  # noqa: B023
+        wait_until(lambda: are_done(len(values)), what="all messages")
+        assert [handled.get() for _ in values] == values
+        assert set(kinds) == {stream_frames.MESSAGE_PLACE}
