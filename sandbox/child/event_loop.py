@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+from threading import get_ident  # as it is before gevent replaces it
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any, Callable, Coroutine, Dict, List, Optional, Set
 
@@ -92,7 +93,7 @@ class EventLoop:
         #: The loop that hkrunner created, and closes.
         self._made: Optional[asyncio.AbstractEventLoop] = None
         self._broken: List[asyncio.AbstractEventLoop] = []
-        self._main = threading.get_ident()
+        self._main = get_ident()
         self._changed = threading.Condition()
         #: Whether run() or run_until_readable() uses the loop.
         self._is_taken = False
@@ -127,7 +128,7 @@ class EventLoop:
     def _usable(self) -> asyncio.AbstractEventLoop:
         import asyncio
 
-        if threading.get_ident() == self._main:
+        if get_ident() == self._main:
             self.adopt()
         if self._loop is None or self._loop.is_closed():
             self._loop = self._made = asyncio.new_event_loop()
@@ -142,7 +143,7 @@ class EventLoop:
         self._broken.append(loop)
         if self._loop is loop:
             self._loop = None
-            if threading.get_ident() == self._main:
+            if get_ident() == self._main:
                 asyncio.set_event_loop(None)
 
     # ---- running
@@ -151,7 +152,7 @@ class EventLoop:
         """Return the result of the awaitable; raises what it raises."""
         import asyncio
 
-        is_main = threading.get_ident() == self._main
+        is_main = get_ident() == self._main
         with self._changed:
             while is_main and self._is_taken:
                 self._changed.wait()

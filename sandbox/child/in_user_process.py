@@ -63,6 +63,9 @@ class _ServingEnds(BaseException):
 class _UntracedStopControl(StopControl):
     """A control thread that no debugger stops: replies arrive while all others stand at a breakpoint."""
 
+    def start(self) -> None:
+        threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
+
     def _listen(self) -> None:
         threading.current_thread().pydev_do_not_trace = True  # type: ignore[attr-defined]
         super()._listen()

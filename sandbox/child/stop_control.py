@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple
+from _thread import start_new_thread
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
 from ..codec import codec
 from ..shared import entry as entries
@@ -22,6 +23,7 @@ from . import exception_report
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, was_not_run
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
+from .own_threads import OwnThread, are_replaced
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -56,7 +58,7 @@ class StopControl:
         self._lock = threading.Lock()
         self._task = 0
         self._api: Optional[Api] = None
-        self._stopper: Optional[threading.Thread] = None
+        self._stopper: Union[threading.Thread, OwnThread, None] = None
         self._stop_options: Optional[Dict[str, Any]] = None  #: of the stop of the task that has begun
         #: A stop request that arrived before its task.
         self._early: Optional[Tuple[int, Dict[str, Any]]] = None
@@ -70,7 +72,7 @@ class StopControl:
 
     def start(self) -> None:
         """Start the control thread."""
-        threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
+        start_new_thread(self._listen, ())
 
     def renew_locks(self) -> None:
         """Replace the locks, in a forked process: the threads that may hold them do not exist there."""
@@ -213,9 +215,11 @@ class StopControl:
                 if stream is not None:
                     stream.abort()
                 api._stop_asked()
-            self._stopper = threading.Thread(
-                target=self._stop, args=(running, api, options), name="hkrunner-stop", daemon=True
-            )
+            given, name = (running, api, options), "hkrunner-stop"
+            if are_replaced():
+                self._stopper = OwnThread(self._stop, given, name)
+            else:
+                self._stopper = threading.Thread(target=self._stop, args=given, name=name, daemon=True)
             try:
                 self._stopper.start()
                 return

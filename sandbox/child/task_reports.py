@@ -19,8 +19,6 @@ from .frame_socket import FrameSocket
 #: A forked process counts the pages that it shares with this one: only a peak of more than this many times
 #: the peak of this process is known to be its own.
 FORKED_TIMES = 2
-#: Threads of this process that are there without any of the user's: the main thread, and the control thread.
-OWN_THREADS = 2
 #: To name what runs takes 0.1 ms, with many threads 1 ms: done again once this many times as long has passed,
 #: or at once if there is another number of threads or another child of the main thread.
 NAMING_PAUSES = 20
@@ -114,7 +112,8 @@ class TaskReports:
     def _send_still_running(self, ended_faults: int) -> None:
         threads = threading.active_count()
         has_ended_none = ended_faults == self._ended_faults  # one that has ended may have left others
-        if not self._still_running[1] and threads <= OWN_THREADS and has_ended_none and not _has_children():
+        own = 1 if self._is_child else 2  # the main thread, and the control thread if threading knows it
+        if not self._still_running[1] and threads <= own and has_ended_none and not _has_children():
             return
         began = time.monotonic()
         signs = threads, _children_of_main_thread()

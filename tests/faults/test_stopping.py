@@ -53,6 +53,7 @@ def test_an_algorithm_that_does_not_stop_is_killed_after_the_grace(algorithm: st
 WILLING = {
     "stops_when_asked": ["stop called with {'forceStop': True}", "work has ended", "exit called"],
     "watches_for_a_stop": ["saw the stop"],
+    "replaces_threads": ["stop called in hkrunner-stop"],
     "is_stopped_as_a_coroutine": ["cleaned up"],
     "raises_in_stop": ["stop() of task t1 failed: ALGORITHM_ERROR: OSError: the camera is gone"],
     "exits_in_stop": [],

@@ -1,0 +1,46 @@
+"""Threads of ours that are not in threading.enumerate(), and that gevent does not replace.
+
+gevent.monkey.patch_all(), which an entry calls when it is imported, adapts the locks of the import system
+only if it finds no other thread. From then on threading.Thread makes greenlets, which run when the thread
+that made them waits in gevent's own way; the control thread never does. Python 3.8 and newer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from _thread import allocate_lock, start_new_thread  # bound before user code can replace them
+from threading import get_ident
+from typing import Any, Callable, Tuple
+
+
+def are_replaced() -> bool:
+    """Whether threads of the module `threading` are none of the system's any more."""
+    return threading.get_ident is not get_ident
+
+
+class OwnThread:
+    """A thread of the system that runs a function once."""
+
+    def __init__(self, target: Callable[..., object], args: Tuple[Any, ...], name: str) -> None:
+        """`name`: while the user's code runs in it."""
+        self._target, self._args, self._name = target, args, name
+        self._runs = allocate_lock()
+
+    def start(self) -> None:
+        """Begin. Raises RuntimeError."""
+        self._runs.acquire()
+        start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            with contextlib.suppress(Exception):  # whatever has replaced it
+                threading.current_thread().name = self._name
+            self._target(*self._args)
+        finally:
+            self._runs.release()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        with self._runs:
+            pass
