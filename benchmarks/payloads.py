@@ -120,7 +120,8 @@ def value(case: Case) -> object:
         return (chance.randbytes(100_000) * (size // 100_000 + 1))[:size]
     make = chance.random if case.kind == "num" else lambda: _record(chance)
     block = [make() for _ in range(5000)]
-    return block * (size // len(json.dumps(block, separators=(",", ":"))))
+    text_bytes = len(json.dumps(block, separators=(",", ":")))
+    return block * (size // text_bytes) or block[: size * len(block) // text_bytes]
 
 
 def _record(chance: random.Random) -> dict[str, object]:
