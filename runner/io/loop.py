@@ -151,8 +151,8 @@ class Loop:
         self._stopped = False
         self._expected: Promptness | None = None  # what the next turn polls for
         self._promptness: dict[str, Promptness] = {}
-        #: Whether this process shares the time of one core with those it waits for.
-        self.one_core = available_cores() <= 1
+        #: Cores that this process shares with those that it waits for.
+        self.cores = available_cores()
         self._signals: dict[int, Callback] = {}
         self._old: dict[int, object] = {}
         self._old_wakeup = -1
@@ -270,17 +270,23 @@ class Loop:
         """Have run() return after the callback that is being made."""
         self._stopped = True
 
-    def expect(self, what: str) -> None:
+    @property
+    def one_core(self) -> bool:
+        """Whether this process shares the time of one core with those it waits for."""
+        return self.cores <= 1
+
+    def expect(self, what: str, *, working: int = 1) -> None:
         """Have the next turn poll for up to SPIN_S before it sleeps: something is due in a moment.
 
         `what`: a name for it. What has often taken longer is polled for less often: on a busy machine the
-        polling would keep a core from the process that is waited for.
+        polling would keep a core from the process that is waited for. `working`: the number of processes that
+        work until then; where they need every core, nothing is polled for.
 
         Being woken on another core takes longer than a tiny task, and costs as much CPU as polling
-        (measured: init->initialized and start->done a third shorter, CPU per task the same). With one core
-        only, nothing is polled for.
+        (measured: init->initialized and start->done a third shorter, CPU per task the same). On two cores,
+        while worker and child both work, it saved no time, and cost 15 % of the CPU time (measured).
         """
-        if self.one_core:
+        if self.cores <= working:
             return
         promptness = self._promptness.get(what)
         if promptness is None:

@@ -155,7 +155,8 @@ class TaskHandover:
                     control.step(Event.CHILD_INITIALIZED)
                 self._begin_record(task)
                 self._measure(task, child)
-        self._loop.expect("ready")  # the child is ready in a moment, or the worker says `start`
+        # The child is ready in a moment, or the worker says `start`. AT_ONCE both work until then.
+        self._loop.expect("ready", working=2 if way is Handover.AT_ONCE else 1)
 
     def _begin_record(self, task: ActiveTask, *, with_start: bool = False) -> None:
         """Begin the record of the task; with_start: once Start is sent, so that the child works meanwhile."""

@@ -152,7 +152,7 @@ class FakeServing:
         self.clock = clock or Clock()
         self.loop = loop or Loop(clock=self.clock)
         self._owns_loop = loop is None
-        self.loop.one_core = one_core
+        self.loop.cores = 1 if one_core else 2
         self.output = RecordingOutput(events or EventSink())
         self.results: list[Result] = []
         self.load_failures: list[Failure] = []

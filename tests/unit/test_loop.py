@@ -210,7 +210,7 @@ def test_what_can_wait_is_read_after_what_is_expected(
     loop: Loop, pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop_module, "SPIN_S", 60.0)
-    loop.one_core = False
+    loop.cores = 2
     seen: list[str] = []
     ours, theirs = socket.socketpair()
     with ours, theirs:
