@@ -11,10 +11,16 @@ from hkrunner.boards.runs.task_values import Scalar, flatten_input, numbers, rea
 from hypothesis import given
 from hypothesis import strategies as st
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=12) | st.dictionaries(st.text(), inner, max_size=6),
-)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+def json_of(most: int) -> st.SearchStrategy[object]:
+    """JSON with so many scalars at most, or a little more."""
+    return st.recursive(
+        SCALARS,
+        lambda inner: st.lists(inner, max_size=12) | st.dictionaries(st.text(), inner, max_size=6),
+        max_leaves=most,
+    )
 
 
 def names_of(*inputs: object, ids: list[str] | None = None, nodes: list[str] | None = None) -> list[str]:
@@ -53,7 +59,7 @@ def test_an_input_is_flattened_to_scalars_by_their_place(value: object, flat: di
     assert flatten_input(value) == flat
 
 
-@given(JSON)
+@given(json_of(100))
 def test_every_input_gives_few_short_scalars(value: object) -> None:
     flat = flatten_input([value])
     assert len(flat) <= 64
@@ -149,7 +155,7 @@ def test_long_ids_keys_and_values_are_cut_and_names_stay_distinct() -> None:
     assert name == "t1 path=/data/a/b/c/d/e…".replace("/", "\u2215")
 
 
-@given(st.lists(JSON, min_size=1, max_size=5))
+@given(st.lists(json_of(20), min_size=1, max_size=5))
 def test_every_input_gives_distinct_names_that_are_one_part_of_a_path(values: list[object]) -> None:
     names = names_of(*([value] for value in values))
     assert len(set(names)) == len(values)
