@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from support.leftovers import SHARED_MEMORY, Stock, leftovers, take_stock
+from support.leftovers import SHARED_MEMORY, Stock, is_held_by_others, leftovers, take_stock
 from support.ports import HeldPort
 from support.processes import MARKER, family, kill_all, marked, runs
 from support.programs import Program, run
@@ -124,6 +124,14 @@ def test_shared_memory_and_temporary_files_left_are_found() -> None:
     ]
     for file in (*files, strangers):
         file.unlink()
+
+
+def test_shared_memory_of_a_unit_test_beside_this_one_is_not_ours() -> None:
+    whose = {
+        pid: is_held_by_others(SHARED_MEMORY / f"hkrunner_unit_{pid}", set())
+        for pid in (os.getpid(), os.getppid(), 2**23)
+    }
+    assert whose == {os.getpid(): False, os.getppid(): True, 2**23: False}
 
 
 def test_a_semaphore_of_another_program_is_not_ours() -> None:
