@@ -178,7 +178,11 @@ class Reader:
     def _begin_large(self, opcode: int, length: int, beginning: bytes | memoryview) -> None:
         """Receive a large payload into memory of its own from here on, or pass it on if it is all there."""
         blob, there = self._blobs.new(length), len(beginning)
-        blob.map[:there] = _masked(beginning, self._key) if self._key else beginning
+        blob.map[:there] = beginning
+        if self._key:
+            blob.is_ascii = True  # as far as it is there
+            with memoryview(blob.map)[:there] as view:
+                self._unmask(blob, view, 0)
         self._target_opcode = opcode
         if there < length:
             self._target, self._got = blob, there
@@ -190,7 +194,7 @@ class Reader:
         try:
             count = sock.recv_into(view)
             if self._key and count:
-                self._unmask(view[:count], self._got)
+                self._unmask(blob, view[:count], self._got)
         finally:
             view.release()
         self._got += count
@@ -199,10 +203,12 @@ class Reader:
             self._whole(self._target_opcode, blob)
         return count
 
-    def _unmask(self, part: memoryview, offset: int) -> None:
-        """Remove the mask from a part of the payload, which begins this far into it."""
+    def _unmask(self, blob: MessageMemory, part: memoryview, offset: int) -> None:
+        """Remove the mask from a part of the payload, which begins this far into it; note what it is."""
         turn = offset & 3
-        part[:] = _masked(part, self._key[turn:] + self._key[:turn])
+        plain = _masked(part, self._key[turn:] + self._key[:turn])
+        blob.is_ascii = blob.is_ascii and plain.isascii()
+        part[:] = plain
 
     def _parse(self) -> None:
         """Remove the complete frames from the input, and pass them on."""

@@ -27,6 +27,8 @@ class MessageMemory:
         seal(self.fd)
         self.capacity = capacity
         self.size = 0
+        #: Whether all of it is ASCII, and so UTF-8; False: that was not looked at, or is not so.
+        self.is_ascii = False
         self.map = mmap.mmap(self.fd, capacity)
         self._released = released
 
@@ -35,6 +37,7 @@ class MessageMemory:
         """Return the message in a memfd that another process of ours has filled; it owns the descriptor."""
         self = cls.__new__(cls)
         self.fd, self.capacity, self.size = fd, size, size
+        self.is_ascii = False
         self.map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._released = None
         return self
@@ -113,7 +116,7 @@ class MessageMemoryPool:
             blob = None
         if blob is None:
             blob = MessageMemory(size, self._keep)
-        blob.size = size
+        blob.size, blob.is_ascii = size, False
         return blob
 
     def _keep(self, blob: MessageMemory) -> None:

@@ -155,7 +155,8 @@ class Conversation:
         is_late, self._is_late = self._is_late, False
         has_task = self._talk is not Talk.NONE and not is_late
         try:
-            said = program_message.read(self._encoding, wire)
+            is_ascii = message.blob is not None and message.blob.is_ascii
+            said = program_message.read(self._encoding, wire, is_ascii=is_ascii)
         except ValueError as error:
             self._unreadable(message, error, has_task=has_task)
         else:

@@ -32,18 +32,21 @@ class ProgramMessage(NamedTuple):
     has_error: bool  #: whether it has the field `error`, which makes a `done` a failure
 
 
-def read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
-    """Return the message. Raises ValueError when HKube's worker could not decode it, or finds no command."""
+def read(encoding: str, wire: bytes | memoryview, *, is_ascii: bool = False) -> ProgramMessage:
+    """Return the message. Raises ValueError when HKube's worker could not decode it, or finds no command.
+
+    `is_ascii`: all bytes are known to be ASCII.
+    """
     try:
-        return _read(encoding, wire)
+        return _read(encoding, wire, is_ascii)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 
 
-def _read(encoding: str, wire: bytes | memoryview) -> ProgramMessage:
+def _read(encoding: str, wire: bytes | memoryview, is_ascii: bool) -> ProgramMessage:
     if encoding == "bson":
         return _of_bson(wire)
-    if encoding == "json":
+    if encoding == "json" and not is_ascii:
         _check_utf8(wire)
     import msgspec  # late: only a run with a program needs it
 

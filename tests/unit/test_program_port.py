@@ -6,6 +6,8 @@ What it sends late is no message of its next task.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
 import os
 import resource
 import socket
@@ -123,7 +125,7 @@ def masked(opcode: int, payload: bytes, *, last: bool = True) -> bytes:
         head = struct.pack("!BBH", first, 0xFE, len(payload))
     else:
         head = struct.pack("!BBQ", first, 0xFF, len(payload))
-    return head + key + bytes(one ^ key[at & 3] for at, one in enumerate(payload))
+    return head + key + bytes(map(operator.xor, payload, itertools.cycle(key)))
 
 
 class Program:
@@ -133,6 +135,7 @@ class Program:
         self.loop = Loop()
         ours, self.sock = socket.socketpair()
         self.said: list[bytes] = []
+        self.are_ascii: list[bool] = []  #: of the large messages, whether they are known to be ASCII
         self.errors: list[str] = []
         self.ends: list[bool] = []
         self.then: Callable[[], None] = lambda: None  #: what follows from each message
@@ -149,6 +152,8 @@ class Program:
 
     def _on_message(self, message: WorkerMessage) -> None:
         self.said.append(message.whole())
+        if message.blob is not None:
+            self.are_ascii.append(message.blob.is_ascii)
         message.release()
         self.then()
 
@@ -188,10 +193,15 @@ def test_what_follows_from_a_message_may_read_on(program: Program) -> None:
 
 
 @pytest.mark.parametrize("step", [65537, 100_003])
-def test_a_large_message_is_unmasked_wherever_it_is_cut(program: Program, step: int) -> None:
-    message = bytes(range(251)) * 1500
-    program.sends(masked(2, message), step=step)
-    assert program.said == [message]
+def test_a_large_message_is_unmasked_and_looked_at_wherever_it_is_cut(program: Program, step: int) -> None:
+    ascii = b"x" * 300_000
+    messages = [bytes(range(251)) * 1500, ascii, b"\xff" + ascii, ascii + b"\xff", ascii]
+    for message in messages:
+        program.sends(masked(2, message), step=step)
+    assert program.said == messages
+    assert program.are_ascii == [False, True, False, False, True]
+    program.sends(masked(2, ascii, last=False) + masked(0, b"\xff"), step=step)
+    assert program.are_ascii[-1] is False
 
 
 @pytest.mark.parametrize(
