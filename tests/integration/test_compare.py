@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hkrunner.runner.app.local_peaks import LocalPeak
+from support.boards import runs_of
 from support.hkube_api import Failed, at_any_rate
 from support.hkube_metrics import HkubeWithMetrics
 from support.hkube_store import HkubeStore
 from support.programs import Result, run_hkrunner
+from support.waiting import wait_until
 
 DESCRIPTOR = "name: sq\nenv: python\ncode: {path: ./, entryPoint: sq.py}\n"
 USES_100_MIB = "def start(args):\n    return len(b'x' * (100 << 20))\n"
@@ -62,8 +63,8 @@ def test_a_job_stands_beside_local_tasks_in_a_table_in_json_and_in_one_board(
         assert here["peakMemBytes"] > 100 << 20 and here["memLimitBytes"] == 600 << 20
         fetched = sorted((folder / ".hkrunner" / "runs").rglob("events.out.tfevents.1"))
         assert [file.parent.name for file in fetched] == ["task0001", "task0003"]
-        with urllib.request.urlopen(f"{facts['board']}data/runs", timeout=20) as answer:
-            assert len(json.load(answer)) >= 3
+        # The board is told when it answers, and loads the runs of the job one after the other.
+        wait_until(lambda: len(runs_of(facts["board"])) >= 3, what="the runs of the job, and the one here")
         asked = len(cluster.requests)
         shown = command(folder, *words)
     finally:
