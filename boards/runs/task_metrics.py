@@ -135,8 +135,8 @@ class TaskMetrics:
             self._use_temporary_folder()
 
     def take_name(self, ids: TaskIds, name: str) -> None:
-        """Know where the run folder of a task would be that has the shared folder so far."""
-        if self.place is MetricsPlace.SHARED:
+        """Know where the run folder of the task would be, after open_shared()."""
+        if self.place is not MetricsPlace.TEMPORARY:
             self.folder = f"{self._layout.run_parent(ids.pipeline, ids.node, ids.job)}/{name}"
 
     def make_folder(self, name: str) -> None:

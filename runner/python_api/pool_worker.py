@@ -108,9 +108,8 @@ class PoolWorker:
         Returns those for which there was no memory file, because too many files are open, and the error.
         """
         inline: list[bytes] = []
-        outgoing: list[tuple[bytes, int]] = []  #: what is written, with a memory file or -1
         failed: list[tuple[PoolTask, OSError]] = []
-        is_first = not self.sent
+        is_first, is_idle = not self.sent, not self._queue
         for task, pieces in tasks:
             number = self._numbers + 1
             size = sum(map(len, pieces))
@@ -123,23 +122,24 @@ class PoolWorker:
                 except OSError as error:
                     failed.append((task, error))
                     continue
-                outgoing.append((b"".join(inline), -1))
+                self._put(b"".join(inline))
                 inline.clear()
-                outgoing.append((header(RunTask.kind, number, size, blob=True), memory))
+                self._put(header(RunTask.kind, number, size, blob=True), memory)
             self._numbers = number
             limit_s = task.left_s
             self._deadlines.set_limit(number, limit_s)
             self._limits_s += limit_s or 0.0
             self.sent.append(Sent(number, task, size, limit_s))
             self.sent_bytes += size
+        self._put(b"".join(inline))
         # Before the worker has the tasks: this thread may then get no turn for long, if the user's holds the
         # interpreter's lock, and the supervising process has to know the time limits.
         if is_first:
             self._begin_first()
         else:
             self._set_due()
-        for data, fd in (*outgoing, (b"".join(inline), -1)):
-            self._put(data, fd)
+        if is_idle:
+            self._flush()
         return failed
 
     def take_first(self) -> Sent:
@@ -229,12 +229,8 @@ class PoolWorker:
     # ---- the socket
 
     def _put(self, data: bytes, fd: int = -1) -> None:
-        if not data:
-            return
-        is_idle = not self._queue
-        self._queue.append((memoryview(data), fd))
-        if is_idle:
-            self._flush()
+        if data:
+            self._queue.append((memoryview(data), fd))
 
     def _flush(self) -> None:
         sock = self._socket

@@ -79,7 +79,8 @@ class TaskOpener:
         """Open a task that ends without its child having read it."""
         if task.ids is None:
             names = task.names or (self._names_in(task.message) if task.message is not None else None)
-            self.open(task, names or {})
+            # The protection that others have begins no new file of the journal.
+            self.open(task, names or {}, self._common[0] if self._common is not None else None)
 
     def is_repeated(self, task: ActiveTask, message: WorkerMessage) -> bool:
         """Whether the message is the initialize of this very task: only a task id can show that."""

@@ -532,14 +532,14 @@ def test_a_time_limit_holds_while_the_process_of_the_pool_is_in_c_code(
                 pass
 
     known: list[bool] = []
-    put = PoolWorker._put
+    flush = PoolWorker._flush
 
-    def look(worker: PoolWorker, data: bytes, fd: int = -1) -> None:
+    def look(worker: PoolWorker) -> None:
         known.append(worker.is_watched and worker._deadlines.due()[0] > 0)
-        put(worker, data, fd)
+        flush(worker)
 
     # The C code may begin as soon as a worker has its task.
-    monkeypatch.setattr(PoolWorker, "_put", look)
+    monkeypatch.setattr(PoolWorker, "_flush", look)
     paths = [tmp_path / "honest", tmp_path / "lies"]
     with hkrunner.Pool(beat, workers=2) as pool:
         futures = [pool.schedule([str(path), path.name == "lies"], timeout=0.5) for path in paths]

@@ -708,6 +708,19 @@ def test_metrics_of_a_killed_hkrunner_are_those_of_its_task(root: Path) -> None:
     assert not (root / "runs/pipeline/node/job/a").exists()
 
 
+def test_a_task_that_could_get_no_folder_for_metrics_has_one_of_its_own_in_its_record(
+    root: Path, tmp_path: Path
+) -> None:
+    store = make(root, volume=tmp_path / "metrics")
+    root.mkdir(exist_ok=True)
+    (root / "current").write_text("no folder")
+    record = begin(store)
+    assert record.metrics_dir == root / "runs/pipeline/node/job/a"
+    assert record.problems and not record.metrics.has_any()
+    end(record)
+    store.close()
+
+
 def test_the_clusters_folder_is_given_to_the_task_that_wrote_there(root: Path, tmp_path: Path) -> None:
     volume = tmp_path / "metrics"
     store = make(root, volume=volume)
