@@ -174,12 +174,13 @@ def send_whole(sock: socket.socket, data: Buffer) -> None:
     The user's code may have set O_NONBLOCK on every descriptor that it found. sendall() would not say then
     how much has left.
     """
-    view = memoryview(data).cast("B")
-    while view:
-        try:
-            view = view[sock.send(view) :]
-        except BlockingIOError:
-            sock.setblocking(True)
+    at = 0
+    with memoryview(data) as whole, whole.cast("B") as view:  # an error keeps no view of the user's bytes
+        while at < len(view):
+            try:
+                at += sock.send(view[at:])
+            except BlockingIOError:
+                sock.setblocking(True)
 
 
 # ---- descriptors

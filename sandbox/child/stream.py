@@ -127,25 +127,28 @@ class Stream:
             )
             return
         header, pieces = self._payloads.encode(message)
-        size = sum(one.nbytes for one in pieces)
-        before = len(route.prefix) + stream_frames.PAYLOAD_HEADER
-        most = self._most_bytes - before
-        if size > most:  # the other side would end the connection, and with it the task
-            raise ApiError(
-                f"the message has {size:,} bytes, and at most {most:,} can be sent (STREAMING_MAX_BUFFER_MB)"
-            )
-        with self._lock:
-            place = self._rings.put(*pieces) if self._rings is not None else None
-            if place is not None:
-                self._write(frame(stream_frames.SEND_PLACE, 0, route.prefix + header + place))
-                return
-            head = HEAD.pack(before + size, stream_frames.SEND, 0) + route.prefix + header
-            if size < LARGE_BYTES:
-                self._write(b"".join((head, *pieces)))
-            else:
-                self._write(head)
-                for one in pieces:
-                    self._write(one)
+        try:
+            size = sum(one.nbytes for one in pieces)
+            before = len(route.prefix) + stream_frames.PAYLOAD_HEADER
+            most = self._most_bytes - before
+            if size > most:  # the other side would end the connection, and with it the task
+                found = f"the message has {size:,} bytes"
+                raise ApiError(f"{found}, and at most {most:,} can be sent (STREAMING_MAX_BUFFER_MB)")
+            with self._lock:
+                place = self._rings.put(*pieces) if self._rings is not None else None
+                if place is not None:
+                    self._write(frame(stream_frames.SEND_PLACE, 0, route.prefix + header + place))
+                    return
+                head = HEAD.pack(before + size, stream_frames.SEND, 0) + route.prefix + header
+                if size < LARGE_BYTES:
+                    self._write(b"".join((head, *pieces)))
+                else:
+                    self._write(head)
+                    for one in pieces:
+                        self._write(one)
+        finally:  # an error that the user handles must not hold a bytearray
+            for one in pieces:
+                one.release()
 
     def _write(self, data: Any) -> None:
         try:

@@ -28,13 +28,14 @@ class PayloadCodec:
     def encode(self, value: Any) -> Tuple[bytes, List[memoryview]]:
         """Return the header and the payload, in pieces: large binary values are not copied.
 
-        Raises ResultInvalid. As long as there is the view of a bytearray, no thread can change its size.
+        Raises ResultInvalid. The caller releases the views: until then, no thread can change the size of a
+        bytearray of the user's.
         """
         kind = type(value)
         if kind is bytes or kind is bytearray:
             return self._headers[_RAW], [memoryview(value)]
         if kind is memoryview:
-            return self._headers[_RAW], [value if value.c_contiguous else memoryview(bytes(value))]
+            return self._headers[_RAW], [memoryview(value if value.c_contiguous else bytes(value))]
         pieces = codec.encode_value_pieces(self._encoding, value)
         return self._headers[_ENCODED], [memoryview(one) for one in pieces]
 

@@ -15,7 +15,8 @@ from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.sandbox.child import listener_threads, stream_payload, stream_serving
 from hkrunner.sandbox.child import stream as child_stream
 from hkrunner.sandbox.child.api_call import ApiError
-from hkrunner.sandbox.child.stream import Stream
+from hkrunner.sandbox.child.frame_socket import send_whole
+from hkrunner.sandbox.child.stream import Stream, StreamLost
 from hkrunner.sandbox.child.stream_message import read_message
 from hkrunner.sandbox.shared import stream_frames
 from hkrunner.sandbox.shared.stream_frames import MESSAGE_HEAD, StreamFrame, StreamReader, frame
@@ -138,6 +139,35 @@ def test_a_message_that_is_too_large_is_refused_and_the_stream_goes_on() -> None
             stream.send(b"x" * 1000)
         stream.send(b"x" * 900)
         assert [one.kind for one in link.read()] == [stream_frames.SHARES, stream_frames.SEND]
+
+
+@pytest.mark.parametrize("size", [200, 70_000, 5_000_000])
+@pytest.mark.parametrize("as_view", [False, True])
+def test_bytes_of_a_message_that_cannot_be_sent_may_be_changed_as_the_error_is_handled(
+    size: int, as_view: bool
+) -> None:
+    flow = {"childs": ["C"], "defaultFlow": "f", "parsedFlow": {"f": [{"source": "B", "next": ["C"]}]}}
+    for most_bytes, lost in ((100, False), (10_000_000, True)):
+        with opened(most_bytes, [], **flow) as (stream, link):
+            if lost:
+                link.close()
+            data = bytearray(size)
+            for value in (memoryview(data) if as_view else data, [1, data]):
+                try:
+                    stream.send(value)
+                except (ApiError, StreamLost):
+                    if isinstance(value, memoryview):
+                        assert value.nbytes == size, "the user's own view stays usable"
+                        value.release()
+                    data += b"x"
+                else:
+                    pytest.fail("sent")
+    with socket.socket() as unconnected:
+        try:
+            send_whole(unconnected, data)
+        except OSError:
+            data.clear()
+    assert not data
 
 
 def test_messages_that_find_no_listener_memory_or_thread_are_said_and_the_next_one_is_handled(
