@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import array
 import contextlib
-import mmap
 import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from ...sandbox.shared.channel import ChannelError, fds_of
+from ...sandbox.shared.channel import ChannelError, fds_of, read_buffer
 from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
 from ...sandbox.shared.message_format import ProcessMessage
 from .loop import Loop
@@ -32,7 +31,9 @@ class MessageSocket:
     ) -> None:
         """`known`: the messages that may come, by their kind. `on_message`: gets a message and its
         descriptors, which are its own to close. `on_end`: the other side has closed the socket or is gone, or
-        has sent something else, which the error describes; called once, when the socket is closed."""
+        has sent something else, which the error describes; called once, when the socket is closed.
+
+        Raises MemoryError."""
         self._loop = loop
         self._socket = sock
         self._known = known
@@ -40,7 +41,7 @@ class MessageSocket:
         self._on_end = on_end
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         # recv() would map memory of this size for each message, and give it back.
-        self._scratch = mmap.mmap(-1, DATAGRAM_MAX, mmap.MAP_PRIVATE)
+        self._scratch = read_buffer(DATAGRAM_MAX)
         self._is_closed = False
         sock.setblocking(False)
         loop.on_readable(sock, self._read)

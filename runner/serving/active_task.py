@@ -28,6 +28,7 @@ from .task_usage import TaskUsage
 
 if TYPE_CHECKING:
     from ...boards.runs.resource_series import ResourceSeries
+    from ...sandbox.parent.child_handle import Child
 
 
 class ActiveTask:
@@ -47,6 +48,7 @@ class ActiveTask:
     storing: bytes = b""  #: storage v3: the message that says where its result is
     is_started_early: bool = False  #: storage v3: `start` has come while the input is read
     names: Mapping[str, str] | None = None  #: storage v3: the names in its initialize
+    unread_by: Child | None = None  #: storage v3: the child that cannot read it; the reason is looked for
     has_stream: bool = False  #: whether it is part of a stream pipeline, and has a socket process
     stops_in_order: bool = False  #: whether it was asked to handle and to hand out what it has before it ends
     #: Names of the threads and processes that ran before it began: they print into the same pipes.

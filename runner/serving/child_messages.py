@@ -156,6 +156,8 @@ class ChildMessageHandler:
         self._control.step(Event.CHILD_DONE)
 
     def _failed(self, child: Child, task: ActiveTask, message: Failed) -> None:
+        if task.unread_by is child:
+            return  # the storage process looks for the reason; one request for each would use up descriptors
         if task.has_stream and self._streaming.catch_up():
             return  # the stream was lost: that is reported, and the child's error follows from it
         if self._control.state not in (*MEASURING, State.STORING):
@@ -168,7 +170,7 @@ class ChildMessageHandler:
             return
         is_unread = message.code == "RUNNER_ERROR" and task.message is not None
         if is_unread and self._storage is not None and self._control.state in (*NOT_BEGUN, State.RUNNING):
-            self._storage.explain(task)
+            self._storage.explain(task, child)
             return
         self._control.step(Event.CHILD_QUITS if message.ends else Event.CHILD_FAILED)
 

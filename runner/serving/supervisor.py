@@ -163,7 +163,8 @@ class Supervisor:
         """Start the child, so that its code is loaded when the first task comes."""
         ready = self._pool.ready()
         if self._storage is not None:
-            with contextlib.suppress(OSError):  # the first task gets the same error, and reports it
+            # The first task gets the same error, and reports it.
+            with contextlib.suppress(OSError, MemoryError):
                 self._storage.begin()
         if isinstance(ready, Exit):
             failure = Failure(ready.error_code, report(ready))

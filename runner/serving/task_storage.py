@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from functools import partial
 
+from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd, Wire
 from ...sandbox.shared.outcome import Cause
 from ...sandbox.shared.storage_messages import (
@@ -30,7 +31,7 @@ from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..link.message_memory import MessageMemory
 from ..protocol.messages import Failure
-from ..protocol.task_state import WORKING, Event, State
+from ..protocol.task_state import MEASURING, WORKING, Event, State
 from ..storage.client import StorageClient
 from .active_task import ActiveTask
 from .child_pool import ChildPool
@@ -68,7 +69,7 @@ class TaskStorage:
         self._replies = replies
 
     def begin(self) -> None:
-        """Start the storage process ahead of the first task. Raises OSError."""
+        """Start the storage process ahead of the first task. Raises OSError and MemoryError."""
         self._client.begin()
         self._output.say(f"● storage: {self._place}")
 
@@ -102,17 +103,20 @@ class TaskStorage:
         if task.is_started_early and task is self._control.task:
             self._control.step(Event.START)
 
-    def explain(self, task: ActiveTask) -> None:
+    def explain(self, task: ActiveTask, child: Child) -> None:
         """Fail the task, whose child cannot read its input, with the reason if that is an object."""
         assert task.message is not None, "its child has not read it"
-        self._client.ask(CheckInput, _wire_of(task.message), partial(self._explained, task))
+        task.unread_by = child
+        self._client.ask(CheckInput, _wire_of(task.message), partial(self._explained, task, child))
 
-    def _explained(self, task: ActiveTask, answer: StorageAnswer) -> None:
-        if task is not self._control.task:
-            return
-        if isinstance(answer, RequestFailed):
-            text = f"STORAGE_READ_FAILED: {answer.text}"
-            task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
+    def _explained(self, task: ActiveTask, child: Child, answer: StorageAnswer) -> None:
+        if task is not self._control.task or child is not self._pool.child:
+            return  # another child may have got the task since
+        if self._control.state in (*MEASURING, State.STORING):
+            return  # its child has answered all the same
+        if isinstance(answer, ForTask) and isinstance(answer.wire, bytes) and answer.wire:
+            text = f"STORAGE_READ_FAILED: {answer.wire.decode()}"
+            task.failure = Failure("STORAGE_READ_FAILED", text)
         self._control.step(Event.CHILD_FAILED)
 
     def store(self) -> None:

@@ -81,24 +81,25 @@ class StorageClient:
         self._hanging = 0  #: threads of the process that hang in a request which was given up
 
     def begin(self) -> None:
-        """Start the process, so that it is ready when the first task comes. Raises OSError."""
+        """Start the process, to be ready when the first task comes. Raises OSError and MemoryError."""
         if self._socket is not None or self._is_closed:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    start_command(theirs.fileno()),
-                    stdin=subprocess.DEVNULL,
-                    cwd="/",
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,  # Ctrl-C is for hkrunner, which closes the socket in the end
-                )
-            except OSError:
-                ours.close()
-                raise
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            # Before the process: without memory for it there is nothing to end.
+            messages = MessageSocket(self._loop, ours, FROM_STORAGE, self._on_message, self._gone)
+            undo.callback(messages.close)
+            self._process = subprocess.Popen(
+                start_command(theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                cwd="/",
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # Ctrl-C is for hkrunner, which closes the socket in the end
+            )
+            undo.pop_all()
         orphan_cleanup.spare(self._process)
-        self._socket = MessageSocket(self._loop, ours, FROM_STORAGE, self._on_message, self._gone)
+        self._socket = messages
         self._socket.send(self._configuration)
 
     @property
@@ -113,8 +114,9 @@ class StorageClient:
             self._kill(REPLACE_S)
         try:
             self.begin()
-        except OSError as error:
-            text = f"the process that accesses HKube's storage cannot be started: {error.strerror or error}"
+        except (OSError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or error
+            text = f"the process that accesses HKube's storage cannot be started: {reason}"
             self._loop.after(0, lambda: on_answer(RequestFailed(0, text)))
             return
         identifier = next(self._ids)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 
 from ...sandbox.codec.codec import Buffer
+from ...sandbox.shared.channel import read_buffer
 
 #: Bytes that are copied between two reports of progress.
 CHUNK = 4 * 1024 * 1024
 #: Bytes up to this many are read at once, and written together with others; more are moved by the kernel.
 SMALL = 64 * 1024
 
-#: Bytes from here on are copied by the kernel. To map 10 MB in pages of 4 KiB takes longer than to copy them.
+#: A copy from here on has large pages. To map 10 MB in pages of 4 KiB takes longer than to copy them.
 LARGE = 1024 * 1024
 
 
@@ -22,13 +24,14 @@ def copied(pieces: Sequence[Buffer]) -> Buffer:
     size = sum(len(one) for one in pieces)
     if size < LARGE:
         return b"".join(pieces)
-    try:
-        with open(os.memfd_create("hkrunner-value", os.MFD_CLOEXEC), "wb", buffering=0) as file:
-            for one in pieces:
-                append(file.fileno(), one, lambda: None)
-            return memoryview(mmap.mmap(file.fileno(), size, mmap.MAP_SHARED, mmap.PROT_READ))
-    except OSError:
-        raise MemoryError from None
+    # Not a memfd: Python's mmap keeps a descriptor of its own, and a cache has many values.
+    memory, at = read_buffer(size), 0
+    with contextlib.suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    for one in pieces:
+        memory[at : at + len(one)] = one
+        at += len(one)
+    return memoryview(memory).toreadonly()
 
 
 class FileRegion:
@@ -50,14 +53,13 @@ class FileRegion:
         return FileRegion(self._fd, self._begin + begin, max(0, end - begin))
 
     def __bytes__(self) -> bytes:
-        """Read the region. Raises OSError."""
+        """Read the region. Raises OSError and MemoryError."""
         return bytes(self.read(lambda: None))
 
     def read(self, progress: Callable[[], None]) -> Buffer:
-        """Read the region. Raises OSError, also when the file has become shorter."""
+        """Read the region. Raises MemoryError, and OSError, also when the file has become shorter."""
         # A bytearray of this size would be filled with zeros first, which holds up all threads.
-        memory = mmap.mmap(-1, max(1, self._size), mmap.MAP_PRIVATE)
-        data = memoryview(memory)[: self._size]
+        data = memoryview(read_buffer(max(1, self._size)))[: self._size]
         self.read_into(data, progress)
         return data
 

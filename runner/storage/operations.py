@@ -36,7 +36,7 @@ from .encoded_value import (
     part,
     result_of,
 )
-from .errors import StorageError
+from .errors import ObjectInvalid, StorageError
 from .file_region import Bytes, FileRegion, copied
 from .input_links import InputLinks, LargeObject, Peers
 from .job import Job
@@ -196,10 +196,13 @@ class Operations:
             at += len(piece)
 
     def _check_input(self, job: Job) -> ForTask:
-        """Check what was not checked before it went to the task."""
+        """Say what is wrong with what was not checked before it went to the task, if anything is."""
         if self._unchecked is not None:
             name, where = self._unchecked
-            check(EncodedValue(self._encodings.task, memoryview(job.data())[where]), name)
+            try:
+                check(EncodedValue(self._encodings.task, memoryview(job.data())[where]), name)
+            except ObjectInvalid as error:
+                return ForTask(str(error).encode(errors="backslashreplace"), job.id)
         return ForTask(b"", job.id)
 
     def finish(self) -> None:

@@ -5,14 +5,13 @@ It waits for each of them. hkrunner's side of the socket never waits: it is a Me
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
 import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ...sandbox.shared.channel import fds_of
+from ...sandbox.shared.channel import fds_of, read_buffer
 from ...sandbox.shared.datagrams import DATAGRAM_MAX, datagram_of, message_of
 from ...sandbox.shared.message_format import ProcessMessage
 
@@ -58,7 +57,7 @@ class _OfThread(threading.local):
 
     def __init__(self) -> None:
         # As in MessageSocket.
-        self.scratch = mmap.mmap(-1, DATAGRAM_MAX, mmap.MAP_PRIVATE)
+        self.scratch = read_buffer(DATAGRAM_MAX)
 
 
 _of_thread = _OfThread()

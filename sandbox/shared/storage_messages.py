@@ -46,7 +46,7 @@ class FetchInput(_Carrier):
 
 
 class CheckInput(_Carrier):
-    """Say which object is why this complete `initialize` cannot be read: RequestFailed; ForTask for none."""
+    """Say which object is why a complete `initialize` cannot be read; answered by ForTask with a text."""
 
     kind = 102
 

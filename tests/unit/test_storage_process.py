@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -112,6 +113,27 @@ def test_a_storage_process_that_sends_no_message_is_ended_and_costs_its_request_
     [answer] = answers
     assert "has sent what cannot be read, and was killed: frame 63" in answer.text, answer
     assert notes == [answer.text]
+
+
+def test_a_storage_process_is_not_started_without_memory_for_its_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def without_memory(*_: object) -> None:
+        raise MemoryError("no buffer")
+
+    monkeypatch.setattr(client, "MessageSocket", without_memory)
+    monkeypatch.setattr(client.subprocess, "Popen", lambda *_, **more: pytest.fail("started"))
+    answers: list[Any] = []
+    loop = Loop()
+    it = client.StorageClient(
+        loop, StorageSettings(), ("json",) * 3, on_note=answers.append, on_serving=lambda: None
+    )
+    it.ask(FetchInput, b"x", answers.append)
+    loop.after(0, loop.stop)
+    loop.run()
+    loop.close()
+    [answer] = answers
+    assert answer.text.endswith("cannot be started: no buffer")
 
 
 def test_a_process_without_the_tasks_beginning_writes_nothing(tmp_path: Path) -> None:
@@ -271,8 +293,8 @@ def test_an_object_that_the_input_ends_with_is_checked_when_the_task_cannot_read
     operations, check = fetch("$$whole", "$$cut")
     with pytest.raises(ValueError, match="Input data was truncated"):
         codec.decode("msgpack", check.data())
-    with pytest.raises(StorageError, match=text):
-        operations.perform(check, MessageFile())
+    found = operations.perform(check, MessageFile()).message
+    assert isinstance(found, ForTask) and re.search(text, str(found.wire, "utf-8"))
     check.close()
     operations, check = fetch({"a": [5, "$$whole"]})
     assert operations.perform(check, MessageFile()).message == ForTask(b"", 2)
@@ -314,7 +336,15 @@ def test_a_value_is_worth_a_copy_when_it_is_needed_again_and_fits() -> None:
 @pytest.mark.parametrize("size", [0, 10, LARGE, LARGE + 5])
 def test_a_copy_has_the_bytes_of_all_pieces(size: int) -> None:
     pieces = [b"begin", memoryview(bytes(range(256)) * (size // 256 + 1))[:size], b"", b"end"]
-    assert bytes(copied(pieces)) == b"".join(pieces)
+    before = len(os.listdir("/proc/self/fd"))
+    copy = copied(pieces)
+    assert bytes(copy) == b"".join(pieces)
+    assert len(os.listdir("/proc/self/fd")) == before, "a cache has more values than there may be open files"
+
+
+def test_a_region_that_finds_no_memory_says_that() -> None:
+    with pytest.raises(MemoryError, match="no buffer of"):
+        FileRegion(-1, 0, 1 << 60).read(lambda: None)
 
 
 def test_the_memory_of_inputs_holds_one_message_after_the_other(tmp_path: Path) -> None:

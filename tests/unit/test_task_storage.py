@@ -52,14 +52,16 @@ def unread(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing, 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (RequestFailed(2, "a (3 bytes) is not msgpack"), "STORAGE_READ_FAILED: a (3 bytes) is not msgpack"),
+        (ForTask(b"a (3 bytes) is not msgpack", 2), "STORAGE_READ_FAILED: a (3 bytes) is not msgpack"),
         (ForTask(b"", 2), "RUNNER_ERROR: no"),
+        (RequestFailed(0, "the storage process has ended"), "RUNNER_ERROR: no"),
     ],
 )
 def test_a_task_that_its_child_cannot_read_fails_with_the_object_that_is_the_reason(
     unread: tuple[FakeServing, Any], answer: StorageAnswer, told: str
 ) -> None:
     one, client = unread
+    one.child_fails("RUNNER_ERROR")  # a child may say it again and again
     assert [what for what, _ in client.asked] == [FetchInput, CheckInput] and client.asked[1][1] == b"cut"
     client.answer(answer)
     (posted,) = one.link.posted
@@ -84,3 +86,19 @@ def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
         None,
         "STORAGE_READ_FAILED: no",
     ]
+
+
+def test_an_answer_for_a_child_that_is_gone_does_not_fail_the_task_of_the_next_one(
+    unread: tuple[FakeServing, Any],
+) -> None:
+    one, client = unread
+    late = client.answer
+    one.child.goes()
+    late(ForTask(b"a (3 bytes) is not msgpack", 2))
+    assert one.commands == []
+    one.child_fails("RUNNER_ERROR")
+    assert [what for what, _ in client.asked].count(CheckInput) == 2
+    late(ForTask(b"a (3 bytes) is not msgpack", 2))
+    assert one.commands == []
+    client.answer(ForTask(b"", 3))
+    assert one.commands == ["errorMessage"]
