@@ -17,6 +17,8 @@ from _weakref import ref
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Optional
 
+from . import own_threads
+
 #: Two arenas of Python's allocator.
 RESERVE_BYTES = 2 << 20
 #: How much the soft limit is raised for the answer.
@@ -244,7 +246,13 @@ def notice_lost_threads(*, stacks_count: bool) -> None:
     Without `stacks_count`, the brake refuses no thread: 20 KiB of a stack of 8 MiB are used.
     """
     name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
-    begin = getattr(threading, name)
+    threads: Any = own_threads
+    setattr(threading, name, _noticing(getattr(threading, name), stacks_count))
+    threads.start_thread = _noticing(threads.start_thread, stacks_count)
+
+
+def _noticing(begin: Callable[..., object], stacks_count: bool) -> Callable[..., object]:
+    """Return what starts a thread by `begin`, as notice_lost_threads() says."""
 
     def start_noticing(bootstrap: Callable[[], object], *args: Any, **more: Any) -> object:
         thread = getattr(bootstrap, "__self__", None)
@@ -259,7 +267,7 @@ def notice_lost_threads(*, stacks_count: bool) -> None:
                         break
         return begin(bootstrap, *args, **more)
 
-    setattr(threading, name, start_noticing)
+    return start_noticing
 
 
 def _stack_bytes() -> int:

@@ -8,15 +8,26 @@ that made them waits in gevent's own way; the control thread never does. Python 
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from _thread import allocate_lock, start_new_thread  # bound before user code can replace them
 from threading import get_ident
+from types import SimpleNamespace
 from typing import Any, Callable, Tuple
+
+#: Starts a thread of the system; raises RuntimeError. notice_lost_threads() has it try again near the brake.
+start_thread: Callable[[Callable[[], object], Tuple[()]], object] = start_new_thread
 
 
 def are_replaced() -> bool:
     """Whether threads of the module `threading` are none of the system's any more."""
     return threading.get_ident is not get_ident
+
+
+def show_error(name: str) -> None:
+    """Report the error that is handled, as threading.Thread does where it ends the thread of this name."""
+    told = (*sys.exc_info(), SimpleNamespace(name=name))
+    threading.excepthook(threading.ExceptHookArgs(told))
 
 
 class OwnThread:
@@ -30,13 +41,15 @@ class OwnThread:
     def start(self) -> None:
         """Begin. Raises RuntimeError."""
         self._runs.acquire()
-        start_new_thread(self._run, ())
+        start_thread(self._run, ())
 
     def _run(self) -> None:
         try:
             with contextlib.suppress(Exception):  # whatever has replaced it
                 threading.current_thread().name = self._name
             self._target(*self._args)
+        except Exception:  # noqa: BLE001 - no memory, most likely
+            show_error(self._name)
         finally:
             self._runs.release()
 

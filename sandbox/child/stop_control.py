@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import threading
-from _thread import start_new_thread
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
 from ..codec import codec
@@ -19,7 +18,7 @@ from ..shared import entry as entries
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL, FrameReader, fds_of
 from ..shared.message_format import Memfd, Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
-from . import exception_report
+from . import exception_report, own_threads
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, was_not_run
 from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
@@ -72,7 +71,7 @@ class StopControl:
 
     def start(self) -> None:
         """Start the control thread."""
-        start_new_thread(self._listen, ())
+        own_threads.start_thread(self._listen, ())
 
     def renew_locks(self) -> None:
         """Replace the locks, in a forked process: the threads that may hold them do not exist there."""
@@ -153,6 +152,8 @@ class StopControl:
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             self._serve()
+        except Exception:  # noqa: BLE001 - no memory, most likely
+            own_threads.show_error("hkrunner-control")
         finally:
             self.exit_known.set()
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from hkrunner.sandbox.child import own_threads
+from hkrunner.sandbox.child.stop_control import StopControl
 
 #: A bootstrap that returns at once stands for one whose first allocation failed: start() waited for ever.
 CODE = """
@@ -52,19 +57,24 @@ def test_only_where_reserved_memory_counts_does_the_brake_refuse_a_thread_for_it
     code = """
 import resource, sys, threading
 from hkrunner.sandbox.child.memory_reserve import notice_lost_threads
+from hkrunner.sandbox.child.own_threads import OwnThread
 notice_lost_threads(stacks_count=sys.argv[1] == "True")
-data = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_DATA, (data + (4 << 20), -1))  # as the warden does near the memory limit
+def near():  # the limit as the warden sets it near the memory limit
+    data = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (data + (4 << 20), -1))
+near()
 waits = threading.Event()
 threads = [threading.Thread(target=waits.wait) for _ in range(20)]
 try:
     for one in threads: one.start()
-    print("20 threads")
+    near()
+    OwnThread(waits.wait, (), "own").start()
+    print("all run")
 except RuntimeError as error:
     print(error)
 waits.set()
 """
-    for stacks_count, said in ((False, "20 threads\n"), (True, "can't start new thread\n")):
+    for stacks_count, said in ((False, "all run\n"), (True, "can't start new thread\n")):
         argv = [sys.executable, "-c", code, str(stacks_count)]
         assert subprocess.run(argv, check=True, timeout=60, capture_output=True, text=True).stdout == said
 
@@ -129,3 +139,25 @@ assert not lost, "memory has nothing to do with it"
 
 def test_who_waits_for_a_pool_gets_the_error_of_its_thread() -> None:
     subprocess.run([sys.executable, "-c", POOL], check=True, timeout=60)
+
+
+def test_a_thread_of_ours_that_ends_with_an_error_is_told_of_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError("refused")
+
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    nothing: Any = None
+    control = StopControl(SimpleNamespace(recvmsg=refuse), nothing, nothing, "bson", nothing)  # type: ignore[arg-type]
+    control.start()
+    assert control.exit_known.wait(30)
+    monkeypatch.setattr(threading, "current_thread", None)  # it would keep the thread
+    one = own_threads.OwnThread(refuse, (), "hkrunner-stop")
+    one.start()
+    one.join()
+    assert [(each.exc_type, each.thread.name) for each in told] == [
+        (MemoryError, "hkrunner-control"),
+        (MemoryError, "hkrunner-stop"),
+    ]
