@@ -28,12 +28,13 @@ from .exception_fields import (
     traceback_of,
 )
 
-#: Texts of asyncio's and trio's errors where asyncio awaits what only trio can run.
+#: Texts of asyncio's and trio's errors where asyncio awaits what only trio can run, and of trio's where
+#: nothing of it runs.
 _OUTSIDE_OF_TRIO = (
     "Task got bad yield: <class 'trio.",
     "'RunContext' object has no attribute 'runner'",
-    "must be called from async context",
 )
+_NO_TRIO = "must be called from async context"
 #: Python's text where a list is read like a dict.
 _NO_DICT = "list indices must be integers or slices, not str"
 
@@ -94,6 +95,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return f"; the pickle is of a script, which it calls __main__: define or import its names in {file}"
     if text.startswith(_OUTSIDE_OF_TRIO):
         return "; what start() returns is awaited by asyncio: call trio.run(...) in a plain start()"
+    if text.startswith(_NO_TRIO):
+        return "; trio runs it only within trio.run(...)"
     shadowing = _shadowing(error, folder)
     if shadowing:
         return f"; {shadowing} has the name of a module of the standard library: rename it"
@@ -108,7 +111,7 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     if is_a(error, TypeError) and text == _NO_DICT and _is_raised_in_start(error):
         return '; args["input"] is a list, also for a single value: that is args["input"][0]'
     if "source code string cannot contain null bytes" in text:
-        return "; Python reads UTF-8: save the file as that (it may be UTF-16)"
+        return _hint_of_encoding(error)
     if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if number == errno.EFBIG:
@@ -116,6 +119,25 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     if number == errno.ENOSPC:
         return "; the disk is full"
     return ""
+
+
+def _hint_of_encoding(error: BaseException) -> str:
+    """Return how the file that an import has read is to be saved, "" where the text is of no import.
+
+    An `import` leaves no frame of the import system: the last is that of the file that has the `import`.
+    """
+    trace = traceback_of(error)
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    code, at = trace.tb_frame.f_code, trace.tb_lasti
+    which = "file" if code.co_filename.startswith("<frozen importlib") else ""
+    if not which and at >= 0:
+        from opcode import opmap  # late: few errors are such
+
+        which = "imported file" if code.co_code[at : at + 1] == bytes((opmap["IMPORT_NAME"],)) else ""
+    return f"; Python reads UTF-8: save the {which} as that (it may be UTF-16)" if which else ""
 
 
 def _is_raised_in_start(error: BaseException) -> bool:

@@ -96,7 +96,7 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     name = _full_name(error)
     text = text_of(error)
     frames = _frames(error)
-    place = _place(frames, folder) or _unreadable_file(error, folder)
+    place = _unreadable_file(error, folder) or _place(frames, folder)
     below = ""
     code = code or code_of(error)
     syntax = _syntax_place(error)
@@ -329,27 +329,35 @@ def is_deliberate(error: BaseException) -> bool:
     Any other may be a library's answer to memory that it did not get. Never raises.
     """
     try:
-        trace = last_entries(traceback_of(error), 1)
+        trace = last_entries(traceback_of(error), 2)
         links = [field(BaseException, name, error) for name in ("__cause__", "__context__")]
         has_others = any(one is not None for one in links) or members_of(error)
-        if trace is None or has_others or is_ours(trace.tb_frame):
+        if trace is None or has_others:
             return False
-        code = trace.tb_frame.f_code
-        if is_a(error, SystemExit):
-            return True
-        return not _is_library(code.co_filename) and code.co_code[trace.tb_lasti] == _RAISE
-    except MemoryError:
+        is_exit = is_a(error, SystemExit)
+        if trace.tb_next is not None and not (is_exit and _is_exit_of_site(trace.tb_next.tb_frame)):
+            trace = trace.tb_next
+        code, at = trace.tb_frame.f_code, trace.tb_lasti
+        if is_ours(trace.tb_frame) or _is_library(code.co_filename):
+            return False
+        return is_exit or (at >= 0 and code.co_code[at : at + 1] == _RAISE)  # a frame of Cython has no code
+    except Exception:  # noqa: BLE001 - no memory; or something of the user's that is like no other
         return False
 
 
-def _instruction_of_raise() -> int:
-    """Return the number of the instruction of a `raise`, which differs between versions of Python."""
+def _is_exit_of_site(frame: FrameType) -> bool:
+    """Whether the frame is of exit() or quit(), which Python's module site makes."""
+    return os.path.basename(frame.f_code.co_filename) in ("_sitebuiltins.py", "<frozen _sitebuiltins>")
+
+
+def _instruction_of_raise() -> bytes:
+    """Return the instruction of a `raise`, a number that differs between versions of Python."""
     try:
         raise LookupError
     except LookupError as error:
         trace = error.__traceback__
         assert trace is not None, "it was raised"
-        return trace.tb_frame.f_code.co_code[trace.tb_lasti]
+        return trace.tb_frame.f_code.co_code[trace.tb_lasti : trace.tb_lasti + 1]
 
 
 _RAISE = _instruction_of_raise()

@@ -32,4 +32,6 @@ def write_exit_stack(fault: int) -> None:
                 faulthandler.dump_traceback(fault, all_threads=False)
         exit_now(status)
 
+    # A pickle names it, as what a process pool is to run.
+    _exit.__module__, _exit.__qualname__ = "os", "_exit"
     os._exit = _exit

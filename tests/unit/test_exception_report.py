@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import builtins
+import importlib
 import os
 import pickle
 import re
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -135,18 +138,28 @@ def raise_when_asked_for(name: str) -> None:
 
 
 def test_a_raise_or_an_exit_of_the_users_own_code_without_another_error_is_deliberate() -> None:
-    own: list[Callable[[], object]] = [lambda: raise_(ValueError("no")), lambda: sys.exit(3)]
+    own: list[Callable[[], object]] = [
+        lambda: raise_(ValueError("no")),
+        lambda: sys.exit(3),
+        lambda: builtins.exit(3),
+        lambda: raise_(SystemExit(3)),
+    ]
     others: list[Callable[[], object]] = [
         lambda: int("x"),
         lambda: re.compile("("),
         lambda: raise_when_asked_for("a"),
         lambda: os.environ["NO_SUCH_VARIABLE"],
+        lambda: argparse.ArgumentParser().exit(3),
     ]
     group = getattr(builtins, "ExceptionGroup", None)  # from Python 3.11 on
     if group is not None:
         others.append(lambda: raise_(group("two", [MemoryError()])))
-    assert [exception_report.is_deliberate(caught(one)) for one in own] == [True, True]
+    assert [exception_report.is_deliberate(caught(one)) for one in own] == [True] * len(own)
     assert not any(exception_report.is_deliberate(caught(one)) for one in others)
+    frame = sys._getframe()
+    for instruction in (-2, 1 << 20):  # a frame of Cython has none, and before Python 3.11 such a number
+        error = ValueError("no").with_traceback(TracebackType(None, frame, instruction, 1))
+        assert not exception_report.is_deliberate(error)
 
 
 def test_a_memory_error_has_a_code_of_its_own() -> None:
@@ -367,7 +380,6 @@ def test_a_file_that_stands_in_for_a_module_of_python_is_named(
     "error",
     [
         RuntimeError("Task got bad yield: <class 'trio._core._traps.CancelShieldedCheckpoint'>"),
-        RuntimeError("must be called from async context"),
         AttributeError("'RunContext' object has no attribute 'runner'"),
     ],
 )
@@ -375,3 +387,24 @@ def test_a_coroutine_of_trio_is_told_who_awaits_it(error: Exception) -> None:
     assert (
         "; what start() returns is awaited by asyncio: call trio.run(...)" in describe(error, HERE)["message"]
     )
+
+
+def test_what_only_trio_can_run_says_so_in_a_plain_start() -> None:
+    message = describe(RuntimeError("must be called from async context"), HERE)["message"]
+    assert message.endswith(" async context; trio runs it only within trio.run(...)")
+
+
+def test_only_the_file_that_an_import_cannot_read_is_to_be_saved_as_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in_utf_16.py").write_bytes("x = 1".encode("utf-16-le"))
+    (tmp_path / "imports_it.py").write_text("import in_utf_16\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for imported, said in (
+        ("imports_it", "(imports_it.py:1 in <module>); Python reads UTF-8: save the imported file as that"),
+        ("in_utf_16", "(in_utf_16.py); Python reads UTF-8: save the file as that"),
+    ):
+        error = caught(partial(importlib.import_module, imported))
+        assert said in describe(error, str(tmp_path))["message"]
+    for function in (lambda: compile("x\0", "their.py", "exec"), lambda: eval("x\0")):
+        assert "UTF-8" not in describe(caught(function), HERE)["message"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 
 import pytest
@@ -67,3 +68,9 @@ def test_whoever_calls_os_exit_without_an_error_at_hand_has_decided_so_itself() 
     of_an_error = user_stack(exit_stack.IN_AN_ERROR.decode() + stack)
     for one in (of_an_error, ""):
         assert with_stack(refused, one).cause is Cause.MEMORY
+
+
+def test_os_exit_can_be_pickled_for_a_process_that_is_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "_exit", os._exit)
+    exit_stack.write_exit_stack(2)
+    assert pickle.loads(pickle.dumps(os._exit)) is os._exit
