@@ -22,6 +22,7 @@ from .exception_fields import (
     exact,
     field,
     is_a,
+    last_entries,
     leaves_of,
     members_of,
     name_of,
@@ -126,9 +127,7 @@ def _hint_of_encoding(error: BaseException) -> str:
 
     An `import` leaves no frame of the import system: the last is that of the file that has the `import`.
     """
-    trace = traceback_of(error)
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
+    trace = last_entries(traceback_of(error), 1)
     if trace is None:
         return ""
     code, at = trace.tb_frame.f_code, trace.tb_lasti
@@ -141,9 +140,7 @@ def _hint_of_encoding(error: BaseException) -> str:
 
 
 def _is_raised_in_start(error: BaseException) -> bool:
-    trace = traceback_of(error)
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
+    trace = last_entries(traceback_of(error), 1)
     return trace is not None and exact(trace.tb_frame.f_code.co_name) == "start"
 
 
@@ -194,9 +191,7 @@ def _is_raised_in(error: BaseException, *files: str) -> bool:
 
     A program that could not be started, for one, looks like a file that could not be opened.
     """
-    last = traceback_of(error)
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
+    last = last_entries(traceback_of(error), 1)
     return last is not None and os.path.basename(last.tb_frame.f_code.co_filename) in files
 
 
