@@ -165,11 +165,12 @@ def encode_pieces(
     encoding: str, message: Dict[str, Any], *, name: str = "result", most: Optional[int] = MESSAGE_LIMIT
 ) -> List[Buffer]:
     """Return the same as encode(), in pieces: large binary values of the message's data are not copied."""
+    value = message.get("data")
     if most is not None:
-        _check_count(message.get("data"), encoding, name)
-    native = is_native(message.get("data"), encoding)
+        _check_count(value, encoding, name)
+    native = is_native(value, encoding)
     found = None
-    if native:
+    if native and encoding in large_values.WRITERS:
         with contextlib.suppress(Exception):  # many libraries, many types: _encode() either works or explains
             found = _in_pieces(encoding, message)
     if found is None:
@@ -186,7 +187,6 @@ def _in_pieces(encoding: str, value: Any) -> Optional[List[Buffer]]:
 
 def _check_count(value: Any, encoding: str, name: str) -> None:
     """Raise ResultTooLarge for so many values that they cannot fit: to convert them would take minutes."""
-    least_bytes = 1 if encoding == "msgpack" else 2  # of a value: 0, or 0 and a comma
     kind = type(value)
     try:
         if kind in _COUNTED:
@@ -197,6 +197,7 @@ def _check_count(value: Any, encoding: str, name: str) -> None:
             return
     except OverflowError:  # a range may be longer than the largest number that len() returns
         raise ResultTooLarge(f"the {name} has more values than any memory can hold") from None
+    least_bytes = 1 if encoding == "msgpack" else 2  # of a value: 0, or 0 and a comma
     if count * least_bytes > MESSAGE_LIMIT:
         raise ResultTooLarge(
             f"the {name} has {count:,} values: as {encoding} more than the {MESSAGE_LIMIT:,} bytes that"
