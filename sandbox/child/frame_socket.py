@@ -168,12 +168,21 @@ def _short_body(message: ProcessMessage) -> bytes:
     return body_of(message.replace(**cut))
 
 
-def send_whole(sock: socket.socket, data: Buffer) -> None:
+def send_whole(sock: socket.socket, data: bytes) -> None:
     """Send all of it. Raises OSError.
 
     The user's code may have set O_NONBLOCK on every descriptor that it found. sendall() would not say then
     how much has left.
     """
+    while data:
+        try:
+            data = data[sock.send(data) :]
+        except BlockingIOError:
+            sock.setblocking(True)
+
+
+def send_in_place(sock: socket.socket, data: Buffer) -> None:
+    """Send all of it as send_whole() does, without a copy of what is left when a part has been sent."""
     at = 0
     with memoryview(data) as whole, whole.cast("B") as view:  # an error keeps no view of the user's bytes
         while at < len(view):

@@ -24,7 +24,7 @@ from ..shared import shared_rings, stream_frames
 from ..shared.stream_frames import DURATION, HEAD, StreamFrame, StreamReader, frame
 from .api_call import ApiError
 from .event_loop import can_be_awaited, was_not_run
-from .frame_socket import send_whole
+from .frame_socket import send_in_place
 from .listener_threads import ListenerThreads, leave_stacks_to_the_main_thread
 from .stream_message import StreamMessage, read_message
 from .stream_payload import PayloadCodec
@@ -152,7 +152,7 @@ class Stream:
 
     def _write(self, data: Any) -> None:
         try:
-            send_whole(self._socket, data)
+            send_in_place(self._socket, data)
         except OSError:
             self._is_lost = True
             raise StreamLost(LOST) from None

@@ -15,7 +15,7 @@ from hkrunner.runner.streaming.child_link import ChildLink
 from hkrunner.sandbox.child import listener_threads, stream_payload, stream_serving
 from hkrunner.sandbox.child import stream as child_stream
 from hkrunner.sandbox.child.api_call import ApiError
-from hkrunner.sandbox.child.frame_socket import send_whole
+from hkrunner.sandbox.child.frame_socket import send_in_place
 from hkrunner.sandbox.child.stream import Stream, StreamLost
 from hkrunner.sandbox.child.stream_message import read_message
 from hkrunner.sandbox.shared import stream_frames
@@ -164,7 +164,7 @@ def test_bytes_of_a_message_that_cannot_be_sent_may_be_changed_as_the_error_is_h
                     pytest.fail("sent")
     with socket.socket() as unconnected:
         try:
-            send_whole(unconnected, data)
+            send_in_place(unconnected, data)
         except OSError:
             data.clear()
     assert not data
