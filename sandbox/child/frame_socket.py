@@ -29,7 +29,7 @@ from ..shared.channel import (
     seal,
     write_all,
 )
-from ..shared.message_format import Memfd, ProcessMessage, body_of, decode
+from ..shared.message_format import ProcessMessage, Wire, body_of, decode
 from ..shared.messages import TO_CHILD, ApiCall, Done, LoadFailed, Setup
 from . import exception_fields, fork_logging
 
@@ -67,7 +67,7 @@ class FrameSocket:
                 continue
             except OSError:
                 _exit_without_channel()
-            fds = fds_of(ancillary) if ancillary else []
+            fds = fds_of(ancillary) if ancillary else ()
             if not count and not fds:
                 return None
             self._ready = self._reader.feed(self._scratch_view[:count], fds)
@@ -209,11 +209,19 @@ def _new_blob() -> int:
     return fd
 
 
-def mapped(blob: Memfd) -> memoryview:
-    """Return the content of a memfd, which may be closed then."""
+def content_of(wire: Wire) -> Union[bytes, memoryview]:
+    """Return the bytes of a message of HKube's, and close the memfd that they may be in.
+
+    Raises OSError and ValueError.
+    """
+    if isinstance(wire, bytes):
+        return wire
     import mmap
 
-    return memoryview(mmap.mmap(blob.fd, blob.size, mmap.MAP_SHARED, mmap.PROT_READ))[: blob.size]
+    try:
+        return memoryview(mmap.mmap(wire.fd, wire.size, mmap.MAP_SHARED, mmap.PROT_READ))[: wire.size]
+    finally:
+        os.close(wire.fd)
 
 
 # ---- the end of this process

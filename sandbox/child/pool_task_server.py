@@ -22,7 +22,7 @@ from ..shared.pool_messages import TO_WORKER, Recalled, RunTask, UseFunction
 from ..shared.task_marks import TaskMarks
 from .api import Api
 from .event_loop import can_be_awaited
-from .frame_socket import FrameSocket, exit_fork, mapped
+from .frame_socket import FrameSocket, content_of, exit_fork
 from .task_reports import TaskReports
 from .task_server import TaskServer
 
@@ -56,7 +56,7 @@ class PoolTaskServer(TaskServer):
         with contextlib.suppress(ImportError):  # then the function, or its arguments, will say so
             import cloudpickle  # noqa: F401 - what it has pickled imports it, which takes 20 ms
         # The caller's own sys.path: what the function is made of is imported from there.
-        sys.path[:], pickled = pickle.loads(_bytes_of(message))
+        sys.path[:], pickled = pickle.loads(content_of(message.wire))
         function = _Functions() if pickled is None else pickle.loads(pickled)
         return entries.Entry(start=function, init=None, stop=None, exit=None)
 
@@ -76,7 +76,7 @@ class PoolTaskServer(TaskServer):
     def _run_begun(self, task: int, message: Any, entry: entries.Entry) -> List[codec.Buffer]:
         """Return the answer, in pieces."""
         if self._is_function:
-            result = self._call_function(entry.start, _bytes_of(message))
+            result = self._call_function(entry.start, content_of(message.wire))
         else:
             args = codec.data_of(self._decode(message.wire))
             api = self._open_api(task)
@@ -142,13 +142,3 @@ class _Functions:
                 del self._known[next(iter(self._known))]
         self._known[pickled] = function
         return function(*positional, **named)
-
-
-def _bytes_of(message: Union[RunTask, UseFunction]) -> Union[bytes, memoryview]:
-    wire = message.wire
-    if not isinstance(wire, Memfd):
-        return wire
-    try:
-        return mapped(wire)
-    finally:
-        os.close(wire.fd)

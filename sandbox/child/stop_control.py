@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL, FrameReader, fds_of
-from ..shared.message_format import Memfd, Wire, decode
+from ..shared.message_format import Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report, own_threads
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, was_not_run
-from .frame_socket import CLOEXEC, FrameSocket, exit_fork, mapped
+from .frame_socket import CLOEXEC, FrameSocket, content_of, exit_fork
 from .own_threads import OwnThread, are_replaced
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class StopControl:
             api = self._api if task == self._task else None
         data: codec.Buffer = b""
         try:
-            data = wire if isinstance(wire, bytes) else mapped(wire)
+            data = content_of(wire)
             if api is None:
                 return
             message = codec.decode(self._encoding, data)
@@ -196,9 +196,6 @@ class StopControl:
                 # Otherwise the caller would wait for ever.
                 api._cannot_read(bytes(data[:EDGE_BYTES]) + bytes(data[-EDGE_BYTES:]), len(data), error)
             return
-        finally:
-            if isinstance(wire, Memfd):
-                os.close(wire.fd)
         if isinstance(message, dict):
             api._answer(message)
 

@@ -31,7 +31,7 @@ from ..shared.messages import (
 from . import entry_import, exception_report, failures, fork_logging, isolation_hints, stream_serving
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, is_async_generator, was_not_run
-from .frame_socket import FrameSocket, exit_fork, flush_output, mapped
+from .frame_socket import FrameSocket, content_of, exit_fork, flush_output
 from .memory_reserve import MemoryReserve, has_room_for_a_stack, lower_brake, own_memory_limit
 from .result_files import ResultFiles, result_json
 from .stop_control import StopControl, not_run
@@ -297,14 +297,11 @@ class TaskServer:
 
     def _decode(self, wire: Wire) -> Any:
         try:
-            return codec.decode(self._encoding, mapped(wire) if isinstance(wire, Memfd) else wire)
+            return codec.decode(self._encoding, content_of(wire))
         except ValueError as error:
             raise entries.EntryError(
                 "RUNNER_ERROR", f"the worker's initialize {unreadable.why(error, f'is no {self._encoding}')}"
             ) from None
-        finally:
-            if isinstance(wire, Memfd):
-                os.close(wire.fd)
 
     def _call(self, function: Callable[..., Any], name: str, most: int, args: Any, api: Api) -> Any:
         how = self._calls.get(name)
