@@ -22,6 +22,8 @@ FORKED_TIMES = 2
 #: To name what runs takes 0.1 ms, with many threads 1 ms: done again once this many times as long has passed,
 #: or at once if there is another number of threads or another child of the main thread.
 NAMING_PAUSES = 20
+#: Has waitid() look for children that have ended: it raises an error if there are none of any kind.
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
 
 
 class TaskReports:
@@ -39,6 +41,8 @@ class TaskReports:
         self._lost_number_was_reported = False
         self._ended_kib = 0  #: ru_maxrss of the processes that have ended, as of the last task
         self._is_child = is_child
+        #: The main thread, and the control thread if `threading` knows it.
+        self._own_threads = 1 if is_child else 2
         self._ended_faults = 0  #: page faults of the processes that have ended; a process that ends adds some
         self._still_running: Tuple[List[str], int] = ([], 0)  #: as it was sent last
         self._name_again_at = float("-inf")
@@ -88,16 +92,15 @@ class TaskReports:
     def send_at_end(self, task: int) -> None:
         """Report what is known only at the end of a task."""
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-        self._send_peak_of_ended_processes(task, ended.ru_maxrss)
+        if ended.ru_maxrss > self._ended_kib:
+            self._send_peak_of_ended_processes(task, ended.ru_maxrss)
         self._send_still_running(ended.ru_minflt)
 
     def _send_peak_of_ended_processes(self, task: int, ended_kib: int) -> None:
-        """Report the peak memory of the largest process that the task has started and waited for, if it grew.
+        """Report the peak memory of the largest process that the task has started and waited for.
 
         The kernel keeps this peak (ru_maxrss) even for processes too short-lived to be measured.
         """
-        if ended_kib <= self._ended_kib:
-            return
         self._ended_kib = ended_kib
         if ended_kib > FORKED_TIMES * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss:
             self._channel.send(task, EndedProcessesPeak(ended_kib * 1024))
@@ -112,8 +115,8 @@ class TaskReports:
     def _send_still_running(self, ended_faults: int) -> None:
         threads = threading.active_count()
         has_ended_none = ended_faults == self._ended_faults  # one that has ended may have left others
-        own = 1 if self._is_child else 2  # the main thread, and the control thread if threading knows it
-        if not self._still_running[1] and threads <= own and has_ended_none and not _has_children():
+        runs_none = threads <= self._own_threads and not self._still_running[1]
+        if runs_none and has_ended_none and not _has_children():
             return
         began = time.monotonic()
         signs = threads, _children_of_main_thread()
@@ -137,7 +140,7 @@ class TaskReports:
 def _has_children() -> bool:
     """Whether this process has started a process that it has not waited for."""
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.waitid(os.P_ALL, 0, _LOOK)
     except ChildProcessError:
         return False
     return True
