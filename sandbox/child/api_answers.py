@@ -230,17 +230,16 @@ class Calls:
 
     def _end(self, error: Optional[str]) -> None:
         """Finish open spans, the last first, send the last progress, release calls that wait."""
-        with self._lock:
-            spans, self._spans = self._spans, []
-            left, self._progress_left = self._progress_left, None
+        with self._lock:  # no call begins from here on
+            self._over, self._working = True, False
+            spans, left = self._spans, self._progress_left
+            self._spans, self._progress_left = [], None
         if left is not None:
             self._show_progress(left[0], left[1])
         for _ in spans:
             self._send_finish({}, error)
-        with self._lock:
-            self._over = True
-            self._working = False
-        self._release("the task has ended")
+        if self._algorithms or self._pipelines or self._sources:
+            self._release("the task has ended")
 
     def _send_finish(self, tags: Dict[str, Any], error: Optional[str]) -> None:
         data: Dict[str, Any] = {"tags": tags}

@@ -116,6 +116,15 @@ class StopControl:
         with self._lock:
             self._task, self._api = 0, None
 
+    def end_task(self) -> None:
+        """Wait until the user's stop() has returned; from then on the task cannot be stopped any more."""
+        while True:
+            with self._lock:
+                if self._stopper is None:
+                    self._task, self._api = 0, None
+                    return
+            self.join_stop()
+
     def join_stop(self) -> None:
         """Wait until the user's stop() has returned."""
         with self._lock:

@@ -195,9 +195,9 @@ class TaskServer:
             # answer is sent, the memory of this task would count as that of the next one.
             if failed is not None:
                 self._fail(task, failed)
-            if leaving is not None:
-                self._finish_loop()
-                raise leaving
+                if leaving is not None:
+                    self._finish_loop()
+                    raise leaving
         finally:
             if self._files is not None:
                 self._files.close()
@@ -330,7 +330,9 @@ class TaskServer:
         if self._may_accelerate and large_values.is_large(result):
             self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result}, most=self._most)
-        is_json = self._encoding in ("json", "socket.io") and bytes(wire[-1][-1:]) == b"}"  # no attachments
+        is_json = self._encoding == "json" or (
+            self._encoding == "socket.io" and bytes(wire[-1][-1:]) == b"}"  # no attachments
+        )
         if files is not None and files.wants(sum(map(len, wire))):
             files.write_output(result_json(wire) if is_json else codec.json_text(result))
         # A text has no number, and only the first values are looked at.
@@ -348,13 +350,12 @@ class TaskServer:
 
     def _wind_up(self, error: Optional[str]) -> None:
         """Finish a task before its answer: wait for stop(), close its spans, flush its output."""
-        if self._stream is not None and error is not None:
+        if error is not None and self._stream is not None:
             self._stream.abort()
-        self._stops.join_stop()
+        self._stops.end_task()
         if self._api is not None:
             self._api._end(error)
-        self._stops.close_task()
-        self._api = None
+            self._api = None
         flush_output()
 
     # ---- the end
