@@ -200,8 +200,9 @@ class TaskEnd:
         """End what the task has left running, warn of a leak, and replace a child that has served enough."""
         usage = task.usage
         left = usage.processes - 1 if usage is not None else 0
-        if left > 0:  # Python's own resource tracker is none that the task has left
-            left -= sum(map(process_tree.is_resource_tracker, process_tree.descendants(child.pid)))
+        if left > 0:  # a helper of Python's own is none that the task has left
+            below = process_tree.descendants(child.pid)
+            left -= sum(process_tree.is_helper(one, child.helpers) for one in below)
         if left > 0 and self._settings.serving.end_children:
             child.end_others()
             child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))

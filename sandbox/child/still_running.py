@@ -37,15 +37,13 @@ def named(ignored: frozenset[int], *, adopted: bool) -> tuple[list[str], int]:
 
 
 def _name_of_process(pid: int) -> str | None:
-    """Return the name of a process; None if it has ended, or is Python's own resource tracker."""
+    """Return the name of a process; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            is_tracker = b"resource_tracker import main" in file.read()
     except OSError:
         return None
-    return None if is_tracker or rest[1:2] in (b"Z", b"X") else _shown(name.decode("utf-8", "replace")) or "?"
+    return None if rest[1:2] in (b"Z", b"X") else _shown(name.decode("utf-8", "replace")) or "?"
 
 
 def _is_users(thread: threading.Thread) -> bool:

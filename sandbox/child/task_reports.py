@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import threading
 import time
 from typing import Any, FrozenSet, List, Optional, Tuple
@@ -24,6 +25,13 @@ FORKED_TIMES = 2
 NAMING_PAUSES = 20
 #: Has waitid() look for children that have ended: it raises an error if there are none of any kind.
 _LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+#: The helper processes of Python's own, and of loky: module, object, and its attribute with the pid.
+_HELPERS = (
+    ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+    ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ("loky.backend.resource_tracker", "_resource_tracker", "_pid"),
+    ("joblib.externals.loky.backend.resource_tracker", "_resource_tracker", "_pid"),
+)
 
 
 class TaskReports:
@@ -45,6 +53,7 @@ class TaskReports:
         self._own_threads = 1 if is_child else 2
         self._ended_faults = 0  #: page faults of the processes that have ended; a process that ends adds some
         self._still_running: Tuple[List[str], int] = ([], 0)  #: as it was sent last
+        self._helpers: List[int] = []  #: as they were sent last
         self._name_again_at = float("-inf")
         self._signs: Tuple[int, bytes] = (0, b"")  #: the number of threads, the children of the main thread
         self._ignored: FrozenSet[int] = frozenset()  #: processes that were there before the user's code
@@ -120,8 +129,9 @@ class TaskReports:
             return
         began = time.monotonic()
         signs = threads, _children_of_main_thread()
-        # Without a named one there may be Python's own resource tracker, which lasts.
-        is_as_before = self._still_running[1] or has_ended_none
+        helpers = _helpers()
+        # Without a named one there may be a helper of Python's own, which lasts.
+        is_as_before = (self._still_running[1] or has_ended_none) and helpers == self._helpers
         if is_as_before and signs == self._signs and began < self._name_again_at:
             return
         self._ended_faults, self._signs = ended_faults, signs
@@ -129,12 +139,22 @@ class TaskReports:
             from .still_running import named
         except ImportError:  # the task has taken Python's own folders off sys.path
             return
-        found = named(self._ignored, adopted=self._is_child)
-        if found != self._still_running:
-            self._still_running = found
-            self._channel.send(0, StillRunning(*found))
+        found = named(self._ignored.union(helpers), adopted=self._is_child)
+        if found != self._still_running or helpers != self._helpers:
+            self._still_running, self._helpers = found, helpers
+            self._channel.send(0, StillRunning(*found, helpers))
         now = time.monotonic()
         self._name_again_at = now + NAMING_PAUSES * (now - began)
+
+
+def _helpers() -> List[int]:
+    """Return the pids of helpers that multiprocessing and loky have started; one may have ended since."""
+    found = []
+    for module, name, attribute in _HELPERS:
+        pid = getattr(getattr(sys.modules.get(module), name, None), attribute, None)
+        if isinstance(pid, int):
+            found.append(pid)
+    return found
 
 
 def _has_children() -> bool:

@@ -17,9 +17,10 @@ Walks that kill as they go lose against most fork bombs (measured: 0 to 4 of 20 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from . import procfs
@@ -63,25 +64,46 @@ def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterat
         stack.extend(children(child))
 
 
-#: Name given to the process of is_resource_tracker(): longer than any that the kernel gives.
-TRACKER = "python resource_tracker"
+#: Name given to a process of helper_of(): longer than any that the kernel gives.
+HELPER = "a helper of Python's own"
+#: What Python executes for the helper processes of multiprocessing, and loky for its own.
+_HELPER_COMMAND = re.compile(rb"\0-c\0from [\w.]+\.(resource_tracker|forkserver) import main; ?main\(")
 
 
 def look(pid: int) -> Left:
     """Return name and resident memory of a process; "?" and 0 for one that has ended."""
     try:
-        name = TRACKER if is_resource_tracker(pid) else procfs.name(pid)
+        name = HELPER if helper_of(pid) else procfs.name(pid)
         return Left(pid, name, int(procfs.read(f"/proc/{pid}/statm").split()[1]) * _PAGE)
     except (OSError, IndexError, ValueError):
         return Left(pid, "?", 0)
 
 
-def is_resource_tracker(pid: int) -> bool:
-    """Whether this is the resource tracker of Python's multiprocessing or of loky."""
+def helper_of(pid: int) -> str:
+    """Return "resource_tracker" or "forkserver" for a process with the command line of one; "" otherwise.
+
+    Any process can give itself such a command line: see is_helper().
+    """
     try:
-        return b"resource_tracker import main" in procfs.read(f"/proc/{pid}/cmdline")
+        found = _HELPER_COMMAND.search(procfs.read(f"/proc/{pid}/cmdline"))
+    except OSError:
+        return ""
+    return found[1].decode() if found is not None else ""
+
+
+def is_helper(pid: int, told: Collection[int] | None) -> bool:
+    """Whether this is a helper process of Python's own that serves the child.
+
+    `told`: the pids of such helpers, as the child sees them; None: it does not say, as another program.
+    """
+    if not helper_of(pid):
+        return False
+    try:
+        # The last one is that in the process's own namespace, which is also the child's.
+        pids = re.search(rb"^NSpid:.*?(\d+)$", procfs.read(f"/proc/{pid}/status"), re.M)
     except OSError:
         return False
+    return told is None or (int(pids[1]) if pids is not None else pid) in told
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")

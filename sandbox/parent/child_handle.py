@@ -101,6 +101,8 @@ class Child:
         self.protection: Protection | None = None
         #: What ran in or below the child when its last task ended: names of threads and processes.
         self.still_running: tuple[str, ...] = ()
+        #: Pids of Python's own helper processes, as the child sees them; None: it does not say.
+        self.helpers: list[int] | None = None
         #: When the memory of its own process was read last, on the monotonic clock, and what it was in bytes.
         self.memory_read: tuple[float, int] = (float("-inf"), 0)
         self._state = ChildState.STARTING
@@ -187,7 +189,7 @@ class Child:
         """Have the usage of this moment sent, with this number; `began_at`: count the peak from then on."""
 
     def end_others(self) -> None:
-        """End every process of the tree but the child itself."""
+        """End every process of the tree but the child itself, and its helpers."""
 
     # ---- messages of the child
 
@@ -195,10 +197,12 @@ class Child:
         if isinstance(message, Loaded):
             self.loaded = True
             self.has_init = "init" in message.methods
+            self.helpers = [] if message.python else None  # another program has no version of Python
             self.watch(idle=True)  # until a task asks for its usage
         elif isinstance(message, StillRunning):
             more = message.count - len(message.names)
             self.still_running = (*message.names, *([f"{more} more"] if more > 0 else ()))
+            self.helpers = message.helpers or []
         self._listener.on_message(self, task, message)
 
     def _channel_broken(self, error: ChannelError) -> None:

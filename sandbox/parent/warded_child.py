@@ -199,8 +199,8 @@ class WardedChild(Child):
         return list(process_tree.descendants(self._warden.pid))
 
     def end_others(self) -> None:
-        """End every process of the tree but the child itself."""
-        self._tell_warden(EndOthers())
+        """End every process of the tree but the child itself, and its helpers."""
+        self._tell_warden(EndOthers(self.helpers))
 
     def _throttle(self, on: bool) -> None:
         """Switch the CPU limit off while a stop or an exit runs, so that its grace suffices, and on again."""

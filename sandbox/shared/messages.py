@@ -78,9 +78,10 @@ class AskUsage(ProcessMessage):
 
 
 class EndOthers(ProcessMessage):
-    """End every process of the tree but the child itself."""
+    """End every process of the tree but the child itself, and its helpers."""
 
     kind = 37
+    helpers: Optional[List[int]] = None  #: as in StillRunning; None: the child does not say
 
 
 # ---- warden to parent, on the lifeline
@@ -375,6 +376,7 @@ class StillRunning(ProcessMessage):
     kind = 29
     names: List[str]  #: the first ones
     count: int  #: of all
+    helpers: Optional[List[int]] = None  #: pids of Python's own helpers, as the child sees them
 
 
 class Problem(ProcessMessage):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from ..linux import process_tree, procfs
@@ -44,6 +45,8 @@ class ChildTree:
         self.status: int | None = None  #: wait status of the child, once it has ended
         self.usage: Any = None  #: rusage of the child, once it has ended
         self.stack_fd = -1  #: the file into which the child's faulthandler writes stacks
+        #: When to kill what may be a helper of a process that was ended: by pid and start time.
+        self._doubtful: dict[tuple[int, int], float] = {}
         self.on_reaped: Callable[[int, Any], None] | None = None  #: called for every process waited for
         # SIGCHLD only has to wake select(). Without a handler nothing would be written to the descriptor.
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -100,21 +103,43 @@ class ChildTree:
         if ready:
             self._drain_wake()
 
-    def end_others(self) -> None:
+    def end_others(self, helpers: Collection[int] | None) -> None:
         """Kill every process but the child itself; the next sweep finds those forked meanwhile.
 
-        Resource trackers stay: Python would warn of the loss, and forget what is to be removed.
+        The child's `helpers` stay, see process_tree.is_helper(). Without its resource tracker, Python would
+        warn of the loss, and forget what is to be removed; without its fork server, the first process that
+        the next task starts may fail: Python takes a server that is being killed for one that serves.
+        A helper of another process gets the time to end by itself, once that process has ended.
         """
         for _ in range(10):
             kept = (self.child, self.init_pid)
-            below = process_tree.descendants(os.getpid())
-            others = [one for one in below if one not in kept and not process_tree.is_resource_tracker(one)]
+            below = [one for one in process_tree.descendants(os.getpid()) if one not in kept]
+            others = [one for one in below if not process_tree.helper_of(one)]
             if not others:
-                return
+                break
             for pid in others:
                 process_tree.signal_to(pid, signal.SIGKILL)
             self.wait(0.002)
             process_tree.reap(self.reaped)
+        for pid in below:
+            if process_tree.helper_of(pid) and not process_tree.is_helper(pid, helpers):
+                with contextlib.suppress(OSError):
+                    started = procfs.stat(pid).started
+                    self._doubtful.setdefault((pid, started), self._clock() + TRACKERS_S)
+
+    @property
+    def doubtful_until(self) -> float:
+        """When end_doubtful() has something to do, on the monotonic clock."""
+        return min(self._doubtful.values(), default=math.inf)
+
+    def end_doubtful(self) -> None:
+        """Kill what end_others() has taken for the helper of a process that has ended, if it is there."""
+        for (pid, started), until in list(self._doubtful.items()):
+            if self._clock() >= until:
+                del self._doubtful[pid, started]
+                with contextlib.suppress(OSError):
+                    if procfs.stat(pid).started == started:
+                        process_tree.signal_to(pid, signal.SIGKILL)
 
     def wait_for_trackers(self) -> dict[int, process_tree.Left]:
         """Kill all processes but the resource trackers, which then remove what those have left, and end.
@@ -123,7 +148,7 @@ class ChildTree:
         """
         killed: dict[int, process_tree.Left] = {}
         below = list(process_tree.descendants(os.getpid()))
-        trackers = {pid for pid in below if process_tree.is_resource_tracker(pid)}
+        trackers = {pid for pid in below if process_tree.helper_of(pid) == "resource_tracker"}
         for pid in trackers:
             process_tree.signal_to(pid, signal.SIGCONT)  # it is frozen if a limit was exceeded
         if trackers and self._init is not None:

@@ -135,6 +135,7 @@ class Warden:
                 if shared and shared[0] in ready:
                     self._enforcer.on_new_files()
                 self._check_limits(self._enforcer)
+                self._tree.end_doubtful()
 
     def _remove_temporary_folders(self) -> None:
         """Remove the folders that a parent ended by SIGKILL could not remove itself."""
@@ -154,7 +155,7 @@ class Warden:
     def _timeout_s(self) -> float | None:
         if self._enforcer is None or not self._tree.child:
             return None
-        at = self._enforcer.next_at
+        at = min(self._enforcer.next_at, self._tree.doubtful_until)
         if not self._enforcer.idle:
             at = min(at, self._sample_at)
         return max(0.0, at - self._clock()) if at < math.inf else None
@@ -229,7 +230,7 @@ class Warden:
                 enforcer.restart_peak(message.began_at)
                 enforcer.idle = False
         elif isinstance(message, EndOthers):
-            self._tree.end_others()
+            self._tree.end_others(message.helpers)
 
     def _spawn(self, spec: Spawn) -> None:
         """Fork and execute the child; tell the parent its pid, or why it could not be executed."""
@@ -291,11 +292,11 @@ class Warden:
 
     def _send_ended(self, there: dict[int, process_tree.Left], left: list[process_tree.Left]) -> None:
         """Report the end to the parent; `there` and `left` as _end_tree() returned them."""
-        # A resource tracker is Python's own and ends by itself: the algorithm has not left it.
+        # A helper of Python's own ends by itself: the algorithm has not left it.
         others = [
             one
             for one in there.values()
-            if one.name != process_tree.TRACKER and one.pid != self._tree.init_pid
+            if one.name != process_tree.HELPER and one.pid != self._tree.init_pid
         ]
         largest = sorted(others, key=lambda one: -one.rss_bytes)
         self._send(

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 
-TRACKER = """
+TRACKER = """from multiprocessing.resource_tracker import main; main(0) if False else None
 import os, signal, sys, tempfile
 signal.alarm(60)
 folder = tempfile.mkdtemp(prefix="tracked_test_", dir="/dev/shm")
 print(folder, flush=True)
 while os.read(int(sys.argv[1]), 1):
     pass
-os.rmdir(folder)  # as after `from loky.backend.resource_tracker import main`
+os.rmdir(folder)
 """
 
 

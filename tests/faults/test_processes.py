@@ -45,3 +45,17 @@ def test_end_children_ends_them_with_their_task(tmp_path: Path) -> None:
     assert first == second, "the child itself goes on"
     assert seen == []
     assert "more processes running" not in run.stderr
+
+
+@pytest.mark.parametrize("args", [(), ("--end-children",)])
+def test_pythons_own_fork_server_stays_and_is_not_reported(args: tuple[str, ...], tmp_path: Path) -> None:
+    run = run_tasks("uses_a_fork_server.py", [], [], [], cwd=tmp_path, args=args)
+    assert run.status == 0 and len(set(run.outputs)) == 1
+    assert "process running" not in run.stderr and "left by the algorithm" not in run.stderr
+
+
+def test_a_process_of_the_task_that_is_named_like_a_helper_of_pythons_is_ended(tmp_path: Path) -> None:
+    run = run_tasks(
+        "leaves_what_is_named_like_a_helper.py", [], [], cwd=tmp_path, args=("--end-children",), deadline_s=60
+    )
+    assert (run.status, run.outputs) == (0, [True, False])

@@ -30,6 +30,7 @@ class FakeChild:
         self.protection = Protection("limits: none", "sampling", False)
         self.records_folder: str | None = None
         self.still_running: tuple[str, ...] = ()
+        self.helpers: list[int] | None = None
         self.memory_read = (float("-inf"), 0)
         self.sent: list[tuple[int, ChildMessage]] = []  #: on the task socket
         self.replies: list[tuple[int, Wire]] = []

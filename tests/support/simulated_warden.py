@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -104,6 +105,14 @@ class FakeTree:
             self.signal_to(pid, signal.SIGKILL)
         self.reap(reaped)
         return there, [there[pid] for pid in self.names]
+
+    def helper_of(self, pid: int) -> str:
+        return "resource_tracker" if pid in self.trackers else ""
+
+    def stat(self, pid: int) -> SimpleNamespace:
+        if pid not in self.names:
+            raise ProcessLookupError
+        return SimpleNamespace(started=pid)
 
     def catches(self, pid: int, number: int) -> bool:
         return pid in self.names and pid in self.handlers
@@ -216,7 +225,9 @@ class SimulatedWarden:
         patch.setattr(procfs, "is_ending", lambda pid: self.parent_has_ended)
         patch.setattr(procfs, "catches", self.tree.catches)
         patch.setattr(procfs, "rss", lambda pid: int(self.tree.grows_by_s * self.clock.now))
-        patch.setattr(process_tree, "is_resource_tracker", lambda pid: pid in self.tree.trackers)
+        patch.setattr(process_tree, "helper_of", self.tree.helper_of)
+        patch.setattr(process_tree, "is_helper", lambda pid, told: told is None or pid in told)
+        patch.setattr(procfs, "stat", self.tree.stat)
         for name in ("descendants", "freeze", "signal_to", "reap", "kill_all"):
             patch.setattr(process_tree, name, getattr(self.tree, name))
         self._patch = patch

@@ -265,6 +265,19 @@ def test_end_others_leaves_a_resource_tracker_to_python(world: SimulatedWarden) 
     assert (world.tree.received(OTHER), world.tree.received(THIRD)) == ([], [signal.SIGKILL])
 
 
+def test_end_others_gives_the_helper_of_an_ended_process_time_to_end(world: SimulatedWarden) -> None:
+    world.tree.trackers = {CHILD + 10, OTHER, THIRD}
+    world.tree.names[CHILD + 10] = "helper of the child"
+    world.at(1.0, lambda: world.say(EndOthers([CHILD + 10])))
+    world.at(1.5, lambda: world.tree.end(OTHER))
+    early: list[int] = []
+    world.at(1 + TRACKERS_S - 0.1, lambda: early.extend(world.tree.received(THIRD)))
+    world.at(TRACKERS_S + 2, lambda: world.tree.end(CHILD, 0))
+    assert [one.pid for one in world.run_to_ended().others] == [CHILD + 10]
+    assert early == [] and world.tree.received(THIRD) == [signal.SIGKILL]
+    assert world.tree.received(OTHER) == []
+
+
 def test_end_others_finds_a_process_that_is_forked_meanwhile(world: SimulatedWarden) -> None:
     world.at(1.0, lambda: world.say(EndOthers()))
     world.at(1.001, lambda: world.tree.names.update({THIRD + 1: "late"}))
