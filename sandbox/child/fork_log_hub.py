@@ -6,6 +6,7 @@ Imported by the first fork that finds handlers. See fork_logging.py. Python 3.8 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import socket
 import threading
@@ -48,6 +49,7 @@ class Hub:
         self._outer = OwnedDescriptor(outer.detach())
         os.set_blocking(self._outer.fd, False)
         self._reader = RecordReader(self._inner.fd, self._handlers)
+        self._is_ending = mmap.mmap(-1, 1)  # shared with all forked processes
         self._flushes = 0
         self._paused: Dict[int, bool] = {}
         self._sender: Optional[RecordSender] = None
@@ -75,6 +77,8 @@ class Hub:
         """See fork_logging.drain(). `end`: no record is received after that."""
         self._flushes += 1
         seen = self._reader.expect(self._flushes)
+        if end:
+            self._is_ending[0] = 1  # before the reader is told so: see RecordSender.send()
         if self._reader.is_alive() and self._outer.is_ours():
             with contextlib.suppress(OSError):
                 os.write(self._outer.fd, b"%d" % self._flushes + (b" end" if end else b""))
@@ -87,7 +91,7 @@ class Hub:
         # A process that was forked by a forked one has inherited that one's pipe, and must not write to it.
         if self._sender is not None:
             self._sender.close()
-        self._sender = RecordSender(self._outer)
+        self._sender = RecordSender(self._outer, self._is_ending)
         if self._is_fork:
             return
         self._is_fork = True

@@ -11,10 +11,12 @@ import resource
 import select
 import socket
 import sys
+import termios
 import threading
 
 TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
 if TYPE_CHECKING:
+    import mmap
     from typing import Optional, Tuple
 
 #: Lowest number of our descriptors, as in frame_socket.py.
@@ -51,8 +53,10 @@ class OwnedDescriptor:
 class RecordSender:
     """Sends the records of one process over a pipe that is made with the first of them."""
 
-    def __init__(self, registration: OwnedDescriptor) -> None:
+    def __init__(self, registration: OwnedDescriptor, is_ending: mmap.mmap) -> None:
+        """`is_ending`: its byte is 1 from the time when the reader is about to end."""
         self._registration = registration
+        self._is_ending = is_ending
         self._pipe: Optional[OwnedDescriptor] = None
         self._lost = False
         # Reentrant: a signal handler may log while the same thread sends a record.
@@ -60,7 +64,12 @@ class RecordSender:
         self._busy = False
 
     def send(self, frame: bytes) -> bool:
-        """Write the whole frame; return False if the child does not receive it."""
+        """Write the whole frame; return False if the child does not receive it.
+
+        A reader that ends reads what was in the pipe when it was told to. If it had not been told when a
+        frame was written, it reads the frame; else what is left in the pipe once it is closed says whether
+        it did.
+        """
         with self._lock:
             if self._busy or self._lost:
                 return False
@@ -71,6 +80,8 @@ class RecordSender:
                 if not self._pipe.is_ours():
                     raise OSError("closed by the user's code")
                 self._write(self._pipe.fd, frame)
+                if self._is_ending[0] and _is_left(self._pipe.fd):
+                    raise OSError("the reader has ended")
             except OSError:
                 # The reader drops the part of the frame that was written, at the end of the pipe.
                 self._lost = True
@@ -111,6 +122,15 @@ class RecordSender:
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             pipe.close()
+
+
+def _is_left(fd: int) -> bool:
+    """Whether a part of what was written to a pipe was not read when its reader closed it."""
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLERR, which is always reported: the reading end is closed
+    poll.poll(STALL_S * 1000)
+    unread = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int.from_bytes(unread, sys.byteorder) > 0
 
 
 def _wait_writable(fd: int) -> None:

@@ -124,6 +124,20 @@ def test_a_fork_that_lives_longer_than_the_program_still_logs() -> None:
     assert sorted(told.stderr.splitlines()) == ["after it", "while it runs"]
 
 
+def test_no_record_is_lost_while_the_program_ends() -> None:
+    told = script(
+        "logging.basicConfig(format='%(message)s'); logged, say = os.pipe()\n"
+        "for number in range(4):\n"
+        "    if os.fork() == 0:\n"
+        "        for count in range(1500):\n"
+        "            logging.warning('%d-%d', number, count)\n"
+        "            if count == 10: os.write(say, b'.')\n"
+        "        os._exit(0)\n"
+        "for _ in range(4): os.read(logged, 1)"
+    )
+    assert sorted(told.stderr.split()) == sorted(f"{one}-{two}" for one in range(4) for two in range(1500))
+
+
 def test_a_handler_that_raises_does_not_end_the_records() -> None:
     told = script(
         "class Bad(logging.Handler):\n"
