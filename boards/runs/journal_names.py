@@ -19,8 +19,10 @@ from .owner_lock import may_live
 _REMEMBERED = 10_000
 #: Two changes of a folder this close may leave its time as it was.
 _COARSE_CLOCK_NS = 20_000_000
-_LOCK_TRIES = 50
+#: Others hold the lock for a tenth of a millisecond, unless they are stopped there.
+LOCK_S = 0.2
 _LOCK_PAUSE_S = 0.0001
+_LOCK_PAUSE_MOST_S = 0.002
 _NAME = re.compile(rb'"name":("(?:[^"\\]|\\.)*")')
 
 
@@ -48,6 +50,7 @@ class JournalNames:
         self._earlier: set[int] = set()
         self._repeats: dict[str, int] = {}  # task id -> the last suffix that was given to it
         self._lock_fd: int | None = None
+        self._has_failed = False  # whether the latest wait for the lock was in vain
         self._folder_time = -1
         #: Whether files have been made or removed in the journal's folder since the claim before.
         self.folder_changed = True
@@ -60,13 +63,15 @@ class JournalNames:
         is_first: no file of our own tells others of us. Beside others, nobody else claims before release():
         they know the name once it is in our journal.
         """
-        if is_first or self._growing:
-            self._lock()
+        may_be_others = (is_first or bool(self._growing)) and not self._lock()
         self._read_others()
         if self._growing and not self.others_wait:  # the first of them has begun since the last claim
-            self._lock()
+            may_be_others = not self._lock()
             self._read_others()
         name = safe_part(task)
+        if may_be_others:
+            suffix = f".{os.urandom(4).hex()}"
+            name = safe_part(task, limit=255 - len(suffix)) + suffix
         number = self._repeats.get(task, 1)
         while hash(name) in self._latest or hash(name) in self._earlier or self._has_folder(name):
             number += 1
@@ -88,21 +93,30 @@ class JournalNames:
             os.close(self._lock_fd)
             self._lock_fd = None
 
-    def _lock(self) -> None:
-        """Keep others from claiming, waiting some milliseconds at most: readers tell equal names apart."""
+    def _lock(self) -> bool:
+        """Keep others from claiming; return False if one of them does not release the lock in time.
+
+        Then the caller gives a name that nobody else can give: two tasks with one name would share a folder.
+        """
         try:
             os.makedirs(self._layout.journal, exist_ok=True)
             fd = self._lock_fd = os.open(self._layout.journal, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
-            return  # whoever writes the record meets the same error
-        for _ in range(_LOCK_TRIES):
+            return True  # whoever writes the record meets the same error
+        until, pause = time.monotonic() + LOCK_S, _LOCK_PAUSE_S
+        while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                self._has_failed = False
+                return True
             except BlockingIOError:
-                time.sleep(_LOCK_PAUSE_S)
-            except OSError:  # a file system without locks
-                return
+                if self._has_failed or time.monotonic() > until:
+                    self._has_failed = True
+                    return False
+                time.sleep(pause)
+                pause = min(pause * 1.5, _LOCK_PAUSE_MOST_S)
+            except OSError:  # a file system without locks: readers tell equal names apart
+                return True
 
     def close(self) -> None:
         """Close the files of others."""

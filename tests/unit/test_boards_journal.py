@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -542,8 +543,8 @@ from hkrunner.boards.runs import journal_names
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
-# Wait for the other however long it is held up: readers tell equal names apart, which is another test's.
-journal_names._LOCK_TRIES = 1_000_000
+# Wait for the other however long it is held up: what happens otherwise is another test's.
+journal_names.LOCK_S = 60
 store = Store(sys.argv[1], logs_ahead=False, journal=lambda layout: Journal(layout, "json", keep=100))
 for number in range(100):
     ids = TaskIds(f"t{number}", "j", "n", "p")
@@ -580,6 +581,23 @@ def test_two_that_begin_the_same_task_at_once_are_told_apart(root: Path) -> None
     assert [name for name, _ in told(root)] == ["a", "a.2"]
     for store in both:
         store.close()
+
+
+def test_two_that_cannot_wait_for_each_other_give_different_names(root: Path) -> None:
+    (root / "journal").mkdir(parents=True)
+    both = [Journal(Layout(root), "json") for _ in range(2)]
+    holder = os.open(root / "journal", os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    names = [one.claim_name("a") for one in both]
+    assert len(set(names)) == 2 and all(name.startswith("a.") for name in names)
+    for one in both:
+        one.release_name()
+    os.close(holder)
+    # Once the lock is free, names are as usual.
+    assert both[0].claim_name("b") == "b"
+    for one in both:
+        one.release_name()
+        one.close()
 
 
 def test_one_file_of_a_process_with_many_is_open_and_all_its_names_are_known(root: Path) -> None:
