@@ -32,7 +32,7 @@ _LINK_MAX = 4096
 #: Exceptions of the libraries for data that is no archive, or that is truncated.
 _BROKEN = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
-    *(EOFError, NotImplementedError, RuntimeError, UnicodeError, ValueError),
+    *(NotImplementedError, RuntimeError, UnicodeError, ValueError),
 )
 
 
@@ -68,6 +68,8 @@ def unpack(archive: str, cache: str, *, bytes_max: int = BYTES_MAX, files_max: i
             shutil.rmtree(part, ignore_errors=True)
     except _ArchiveRefused as error:
         raise SettingsError(f"{shown}: {error}") from None
+    except EOFError:
+        raise SettingsError(f"{shown} is cut off: its end is missing; copy or pack it again") from None
     except _BROKEN as error:
         raise SettingsError(f"{shown} cannot be unpacked: {error or type(error).__name__}") from None
     except OSError as error:
@@ -140,11 +142,11 @@ def _of_zip(archive: str) -> Generator[_Member, None, None]:
 
 
 def _of_tar(archive: str) -> Generator[_Member, None, None]:
-    try:
-        opened = tarfile.open(archive, "r:gz")  # noqa: SIM115 - closed below
-    except tarfile.ReadError as error:
-        raise _ArchiveRefused(f"it is gzip, and holds no tar: {error}") from None
-    with opened:
+    with gzip.open(archive) as file:
+        try:
+            opened = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - the file is closed
+        except tarfile.ReadError as error:
+            raise _ArchiveRefused(f"it is gzip, and holds no tar: {error}") from None
         for info in opened:
             if info.isdir():
                 yield _Member(info.name, None, None, False)
@@ -164,6 +166,18 @@ def _of_tar(archive: str) -> Generator[_Member, None, None]:
                     yield _Member(info.name, None, content, bool(info.mode & 0o100))
             else:
                 raise _ArchiveRefused(f"{info.name} is a device or a pipe")
+        _read_to_end(file)
+
+
+def _read_to_end(file: gzip.GzipFile) -> None:
+    """Read to the end of the gzip, where its checksum is: tarfile stops at the end of the tar."""
+    left = BYTES_MAX
+    try:
+        while left > 0 and (chunk := file.read(_CHUNK)):
+            left -= len(chunk)
+    except gzip.BadGzipFile as error:
+        if "Not a gzipped file" not in str(error):  # other bytes after the end, which gunzip ignores too
+            raise
 
 
 def _fill(root: str, members: Iterator[_Member], bytes_max: int, files_max: int) -> None:

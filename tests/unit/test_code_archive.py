@@ -152,8 +152,24 @@ def test_the_target_of_a_link_is_read_only_as_far_as_a_path_goes(tmp_path: Path)
 
 def test_an_archive_cut_anywhere_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     whole = Path(packed(tmp_path / "whole", ("main.py", random.Random(1).randbytes(3000)))).read_bytes()
-    for size in range(4, len(whole) - 8, 97):
+    ends = [*range(4, len(whole) - 60, 97), *range(len(whole) - 60, len(whole))]
+    for size in ends:
         (tmp_path / "cut").write_bytes(whole[:size])
-        with pytest.raises(SettingsError):
+        with pytest.raises(SettingsError, match=r"^cut(?: is cut off: its end is missing|: it is gzip)"):
             unpack(str(tmp_path / "cut"), str(tmp_path / "cache"))
     assert not os.listdir(tmp_path / "cache")
+
+
+def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
+    whole = bytearray(Path(packed(tmp_path / "whole", ("main.py", b"1" * 100_000))).read_bytes())
+    whole[-6] ^= 1
+    (tmp_path / "bad").write_bytes(whole)
+    with pytest.raises(SettingsError, match=r"^bad cannot be unpacked: CRC check failed"):
+        unpack(str(tmp_path / "bad"), str(tmp_path / "cache"))
+
+
+def test_bytes_after_the_end_of_an_archive_are_ignored(tmp_path: Path) -> None:
+    archive = packed(tmp_path / "more", ("main.py", b"1"))
+    with open(archive, "ab") as file:
+        file.write(b"no gzip")
+    assert os.listdir(unpack(archive, str(tmp_path / "cache"))) == ["main.py"]
