@@ -72,10 +72,11 @@ class Alarm:
     It may wake the loop once for a time that was cancelled or moved since.
     """
 
-    __slots__ = ("_at", "_callback", "_loop", "_timer", "_wakes_at")
+    __slots__ = ("_at", "_callback", "_clock", "_loop", "_timer", "_wakes_at")
 
     def __init__(self, loop: Loop, callback: Callback) -> None:
         self._loop = loop
+        self._clock = loop.clock
         self._callback = callback
         self._at: float | None = None
         self._timer: Timer | None = None
@@ -83,7 +84,7 @@ class Alarm:
 
     def set(self, seconds: float) -> None:
         """Call back once, that many seconds from now; this replaces any time set before."""
-        at = self._at = self._loop.clock() + seconds
+        self._at = at = self._clock() + seconds
         if at < self._wakes_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -296,9 +297,10 @@ class Loop:
     def turn(self, most_s: float | None = None) -> None:
         """Wait until something is ready or due, at most this long, and serve it."""
         found = self._spin(self._expected) if self._expected is not None else None
+        wait_s = None
         if not found:
             wait_s = self._wait_s(most_s)
-            found = self._epoll.poll(-1 if wait_s is None else wait_s)
+            found = self._epoll.poll(wait_s)
         for fd, mask in found:
             # Look each descriptor up again: a callback may have closed one that was ready as well. Errors and
             # hang-ups are left to the read or write that meets them.
@@ -310,6 +312,8 @@ class Loop:
                 callback()
                 if self._stopped:
                     return
+        if wait_s and found:
+            return  # none was due before; one that has become due since is served by the next turn, at once
         timers = self._timers
         if not timers:
             return
@@ -336,8 +340,12 @@ class Loop:
             heapq.heappop(timers)
         if not timers:
             return most_s
-        wait_s = min(max(0.0, timers[0][0] - self.clock()), WAIT_MAX_S)
-        return wait_s if most_s is None else min(wait_s, most_s)
+        wait_s = timers[0][0] - self.clock()
+        if wait_s < 0.0:
+            return 0.0
+        if most_s is not None and most_s < wait_s:
+            return most_s
+        return wait_s if wait_s < WAIT_MAX_S else WAIT_MAX_S
 
     def close(self) -> None:
         """Restore the signal handlers, and release descriptors and timers."""
