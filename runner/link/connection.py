@@ -372,13 +372,15 @@ class Link:
             self._drop(reason_of(error))
 
     def _deliver(self, message: WorkerMessage) -> None:
-        if not self._spoken:  # a worker that speaks does not wait for an answer: nothing is sent again
+        had_spoken, outbox = self._spoken, self._outbox
+        if not had_spoken:  # a worker that speaks does not wait for an answer: nothing is sent again
             self._resume.cancel()
             self._again.cancel()
-        self._outbox.forget_written()
+        if outbox.written is not None:
+            outbox.forget_written()
         self._listener.on_link_message(message)
-        if self._outbox:
-            self._sender.pump()
+        if not had_spoken and outbox:
+            self._sender.pump()  # it may take now what has waited
 
     def _on_control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...sandbox.shared.channel import read_buffer
 from .message_memory import MessageMemory, MessageMemoryPool, WorkerMessage
@@ -34,11 +34,23 @@ class Refused(Exception):
         self.too_large = too_large
 
 
+def _new_keys() -> Iterator[bytes]:
+    """Yield masking keys that nobody can predict (RFC 6455, 5.3); one system call serves for many."""
+    while True:
+        random = os.urandom(1024)
+        for at in range(0, len(random), 4):
+            yield random[at : at + 4]
+
+
+_keys = _new_keys()
+
+
 def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> bytes:
     """Return a masked client frame (RFC 6455, 5.2)."""
-    first, length, key = opcode | (0x80 if last else 0), len(payload), os.urandom(4)
-    head = bytes((first, 0x80 | length)) if length < 126 else _head(first, length, 0x80)
-    return b"".join((head, key, _masked(payload, key)))
+    first, length, key = opcode | 0x80 if last else opcode, len(payload), next(_keys)
+    if length > 125:
+        return b"".join((_head(first, length, 0x80), key, _masked(payload, key)))
+    return b"%c%c%b%b" % (first, 0x80 | length, key, _masked(payload, key))
 
 
 def server_head(opcode: int, length: int) -> bytes:
@@ -140,38 +152,36 @@ class Reader:
             count = self._receive_into(sock, self._target)
             return count, bool(count)
         count = sock.recv_into(self._scratch)
-        more = count == len(self._scratch)
-        if count and not self._input and not self._fragments and self._took_whole(count):
-            return count, more
-        if count:
+        if count and (self._input or self._fragments or not self._took_whole(count)):
             self._input += self._scratch_view[:count]
             self._parse()
-        return count, more
+        return count, count == BLOB_MIN
 
     def _took_whole(self, count: int) -> bool:
         """Deal with what was read if it is one small message in one frame, which is nearly always the case,
         or begins a large one."""
-        scratch = self._scratch
+        scratch, mask_bit = self._scratch, self._mask_bit
         if count < 4 or scratch[0] not in _WHOLE:
             return False
         # Without the bit of its mask it is the length alone; a wrong bit makes it too long.
-        length, at = scratch[1] ^ self._mask_bit, 2
+        length, at = scratch[1] ^ mask_bit, 2
         if length == 126:
             length, at = scratch[2] << 8 | scratch[3], 4
-        elif length == 127 and count >= 10 and not self._mask_bit:
-            length, at = int.from_bytes(self._scratch_view[2:10], "big"), 10
+        elif length == 127 and count >= 10 and not mask_bit:
+            length, at = int.from_bytes(scratch[2:10], "big"), 10
             if BLOB_MIN <= length <= self._most_bytes and at + length >= count:
                 self._final = True
                 self._begin_large(scratch[0] & 0x0F, length, self._scratch_view[at:count])
                 return True
         elif length > 125:
             return False
-        begin = at + 4 if self._mask_bit else at
-        if begin + length != count:
+        if mask_bit:
+            at += 4
+        if at + length != count:
             return False
-        payload = bytes(self._scratch_view[begin:count])
-        if self._mask_bit:
-            payload = _masked(payload, bytes(self._scratch_view[at:begin]))
+        payload = scratch[at:count]
+        if mask_bit:
+            payload = _masked(payload, scratch[at - 4 : at])
         self._on_message(WorkerMessage(payload))
         return True
 

@@ -148,7 +148,8 @@ class Outbox:
 
     def keep_written(self, answer: Outgoing) -> None:
         """Keep a final answer that was written: it may have to be sent again."""
-        self.forget_written()
+        if self.written is not None:
+            self.forget_written()
         self.written = (answer, self._clock())
 
     def put_last_again(self) -> None:
