@@ -53,6 +53,7 @@ WARDEN_ENDS_S = 0.5
 #: Process 1 of a container looks so often for processes that others leave to it: of one that lives, no signal
 #: tells.
 LOOK_S = 5.0
+_TASKS = (Begin, Initialize)
 
 _next_look: Cancellable | None = None
 
@@ -161,7 +162,7 @@ class WardedChild(Child):
 
     def send(self, task: int, *messages: ProcessMessage) -> None:
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
-        if isinstance(messages[0], (Begin, Initialize)):
+        if isinstance(messages[0], _TASKS):
             self._task_sent_at = time.monotonic()
             if not self._is_throttled:
                 self._throttle(True)

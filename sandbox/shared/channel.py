@@ -103,7 +103,8 @@ class FrameReader:
 
         Raises ChannelError for bytes that cannot be a frame; then all descriptors held are closed.
         """
-        self._fds.extend(fds)
+        if fds:
+            self._fds.extend(fds)
         buffer = self._buffer
         if buffer:  # hardly ever: mostly whole frames come, which are read where they are
             buffer += data
@@ -113,23 +114,22 @@ class FrameReader:
         try:
             while total - position >= size:
                 version, kind, flags, task, length = HEADER.unpack_from(data, position)
-                if version != VERSION or flags & ~FLAG_BLOB:
+                if version != VERSION or flags not in (0, FLAG_BLOB):
                     found = bytes(data[position : position + size]).hex()
                     raise ChannelError(f"bad frame at byte {self._offset + position}: {found}")
-                if flags & FLAG_BLOB:
-                    if length > BLOB_LIMIT:
-                        raise ChannelError(_too_large(length, BLOB_LIMIT))
+                if length > (BLOB_LIMIT if flags else INLINE_LIMIT):
+                    raise ChannelError(_too_large(length, BLOB_LIMIT if flags else INLINE_LIMIT))
+                begin = position + size
+                if flags:
                     if not self._fds:
                         raise ChannelError(f"frame at byte {self._offset + position} came without its memory")
                     frames.append(Frame(kind, task, b"", self._fds.pop(0), length))
-                    position += size
+                    position = begin
                     continue
-                if length > INLINE_LIMIT:
-                    raise ChannelError(_too_large(length, INLINE_LIMIT))
-                end = position + size + length
+                end = begin + length
                 if total < end:
                     break
-                frames.append(Frame(kind, task, bytes(data[position + size : end]), None, length))
+                frames.append(Frame(kind, task, bytes(data[begin:end]), None, length))
                 position = end
             # One may belong to an incomplete header. Any more would use up the descriptors of this process.
             if len(self._fds) > 1:

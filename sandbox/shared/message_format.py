@@ -31,7 +31,7 @@ from typing import (
     Union,
 )
 
-from .channel import INLINE_LIMIT, ChannelError, Frame, header
+from .channel import HEADER, INLINE_LIMIT, VERSION, ChannelError, Frame
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -65,6 +65,7 @@ class _MessageType(type):
     fields: Dict[str, str]
     defaults: Dict[str, Any]
     required: FrozenSet[str]  #: the fields without a default
+    is_wire: bool  #: whether `wire` is the only field
 
     def __new__(mcs, name: str, bases: Tuple[Any, ...], namespace: Dict[str, Any]) -> Any:
         fields: Dict[str, str] = {}
@@ -76,6 +77,7 @@ class _MessageType(type):
         fields.update(own)
         defaults.update({field: namespace[field] for field in own if field in namespace})
         namespace.update(fields=fields, defaults=defaults, required=frozenset(fields.keys() - defaults))
+        namespace["is_wire"] = list(fields) == ["wire"]
         return super().__new__(mcs, name, bases, namespace)
 
 
@@ -92,7 +94,7 @@ class ProcessMessage(metaclass=_MessageType):
             given.update(zip(cls.fields, values))
         if named:
             given.update(named)
-        if len(given) != len(cls.fields):
+        if named or not values:
             assert cls.required <= given.keys() <= cls.fields.keys(), f"{cls.__name__}: {list(given)}"
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -130,15 +132,18 @@ def encode(task: int, message: ProcessMessage) -> bytes:
     """Return the frame of a message whose bytes travel in the stream."""
     body = body_of(message)
     assert len(body) <= INLINE_LIMIT, "a larger body goes into a memfd"
-    return header(message.kind, task, len(body)) + body
+    return HEADER.pack(VERSION, message.kind, 0, task, len(body)) + body
 
 
 def body_of(message: ProcessMessage) -> bytes:
     """Return the body of a message's frame, for one whose `wire` is not in a memfd."""
-    given = vars(message)
+    given = message.__dict__
     if not given:
         return b""
     cls = type(message)
+    if cls.is_wire:
+        wire_only: bytes = given["wire"]
+        return wire_only
     defaults = cls.defaults
     told = {}
     wire: Optional[bytes] = None
@@ -149,9 +154,7 @@ def body_of(message: ProcessMessage) -> bytes:
             told[name] = _plain(value)
     # Text from user code may hold lone surrogates: ASCII JSON carries them.
     text = json.dumps(told).encode() if told else b""
-    if wire is None:
-        return text
-    return wire if len(cls.fields) == 1 else b"%b\n%b" % (text, wire)
+    return text if wire is None else b"%b\n%b" % (text, wire)
 
 
 def _plain(value: Any) -> Any:
@@ -173,7 +176,7 @@ def decode(frame: Frame, known: Mapping[int, Type[ProcessMessage]]) -> ProcessMe
         if cls is None:
             raise ValueError("a kind nobody sends")
         if frame.fd is not None:
-            if list(cls.fields) != ["wire"] or cls.fields["wire"] != "Wire":
+            if not cls.is_wire or cls.fields["wire"] != "Wire":
                 raise ValueError("a descriptor nobody asked for")
             return cls(Memfd(frame.fd, frame.size))
         return _from_body(cls, frame.body)
@@ -184,13 +187,12 @@ def decode(frame: Frame, known: Mapping[int, Type[ProcessMessage]]) -> ProcessMe
 
 
 def _from_body(cls: Type[ProcessMessage], body: bytes) -> ProcessMessage:
-    fields = cls.fields
-    if not fields:
-        return cls()
-    if "wire" not in fields:
-        return cls(**_read_fields(cls, body))
-    if len(fields) == 1:
+    if cls.is_wire:
         return cls(body)
+    if not cls.fields:
+        return cls()
+    if "wire" not in cls.fields:
+        return cls(**_read_fields(cls, body))
     text, _, wire = body.partition(b"\n")
     return cls(wire, **_read_fields(cls, text))
 
