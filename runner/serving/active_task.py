@@ -56,6 +56,7 @@ class ActiveTask:
     lost_thread: str = ""  #: the note on a thread of this task that ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
+    _tail: OutputTail | None = None  #: what it has printed last
     _recorded_protection: Protection | None = None  #: the same, as its record has it from the beginning
     stop_began: float | None = None  #: the time at which it was asked to end
 
@@ -83,7 +84,6 @@ class ActiveTask:
         self.problems: list[str] = []
         #: The folder in which its child writes the files of its record; None: in the record's own.
         self.files_from: str | None = None
-        self._tail = OutputTail()
 
     @property
     def name(self) -> str:
@@ -176,6 +176,8 @@ class ActiveTask:
         """Record what the algorithm has printed, and remember its last lines."""
         if self.record is not None:
             self.record.append(stream, data)
+        if self._tail is None:
+            self._tail = OutputTail()
         self._tail.add(data)
 
     def progressed(self, value: float) -> None:
@@ -199,7 +201,7 @@ class ActiveTask:
 
     def last_lines(self) -> tuple[str, ...]:
         """Return the last lines it printed."""
-        return self._tail.last_lines()
+        return self._tail.last_lines() if self._tail is not None else ()
 
     def on_sample(self, sample: Sample) -> None:
         """Add what it uses at this moment to its curves."""
@@ -237,9 +239,10 @@ class ActiveTask:
         """
         assert self.ids is not None, "a task is opened before it is closed"
         self.release_message()
-        for timer in (self.timeout, self.usage_deadline):
-            if timer is not None:
-                timer.cancel()
+        if self.timeout is not None:
+            self.timeout.cancel()
+        if self.usage_deadline is not None:
+            self.usage_deadline.cancel()
         peak_bytes, cpu_s = self._peak_and_cpu()
         ids, record = self.ids, self.record
         if record is not None and record.takes_values:
@@ -289,15 +292,10 @@ class ActiveTask:
         return self.usage.peak() if self.usage is not None else 0
 
     def _peak_and_cpu(self) -> tuple[int, float]:
-        peak_bytes, cpu_s = 0, 0.0
-        if self.usage is not None and self.exit is None:
-            peak_bytes, cpu_s = self.usage.end()
-        elif self.usage is not None:
-            peak_bytes = self.usage.peak_bytes
-        if self.exit is not None:
-            peak_bytes = max(peak_bytes, self.exit.peak_bytes)
-            cpu_s = cpu_s or self.exit.cpu_s
-        return peak_bytes, cpu_s
+        usage, exit = self.usage, self.exit
+        if exit is None:
+            return usage.end() if usage is not None else (0, 0.0)
+        return max(exit.peak_bytes, usage.peak_bytes if usage is not None else 0), exit.cpu_s
 
     def _finish_record(self, record: TaskRecord, result: Result) -> None:
         if self.files_from is not None:
@@ -332,7 +330,7 @@ class ActiveTask:
         if not (self._is_kept(self.input_bytes) and self._is_kept(self._answer_bytes)):
             sizes = {"input": self.input_bytes, "output": self._answer_bytes}
             facts["notKept"] = {name: size for name, size in sizes.items() if not self._is_kept(size)}
-        if self.ran_before and self._tail.has_any:
+        if self.ran_before and self._tail is not None:
             facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
         if self.protection is self._recorded_protection:

@@ -23,11 +23,6 @@ class OutputTail:
         while self._size - len(self._pieces[0]) >= _TAIL_BYTES:
             self._size -= len(self._pieces.popleft())
 
-    @property
-    def has_any(self) -> bool:
-        """Whether anything was printed."""
-        return bool(self._size)
-
     def last_lines(self) -> tuple[str, ...]:
         """Return the last lines that are not blank."""
         text = b"".join(self._pieces).decode("utf-8", "replace")

@@ -9,7 +9,6 @@ from ..protocol.task_state import TABLE, Action, Event, State
 from .active_task import ActiveTask
 from .notices import TaskNotices
 
-
 #: The next state, and what is done for each action of the row: a function, and whether it takes the data.
 Step = tuple[State, tuple[tuple[Callable[..., object], bool], ...]]
 

@@ -117,27 +117,18 @@ class TaskHandover:
         self._children += 1
         self._kept_begin = ()
         self._pool.task_begins()
-        names: Mapping[str, str | None] | None = None
+        is_named = False
         if child.loaded and not child.reads_at_once and (task.names is not None or self._can_name(message)):
-            names = {} if task.ids is not None else task.names or self._opener.names_ahead(task)
-        is_named = names is not None
+            if task.ids is None and (names := task.names or self._opener.names_ahead(task)) is not None:
+                self._opener.name(task, names)
+            is_named = task.ids is not None
         way = self._way = choose(
             is_named=is_named,
             needs_no_init=is_named and not child.has_init and child.may_kill and child.is_quiet,
             # With one core the child cannot read Begin before `start` is here.
             waits_for_start=self._loop.one_core or control.state in (State.STARTING, State.RESTARTING),
         )
-        if is_named and task.ids is None:
-            self._opener.name(task, names or {})
         match way:
-            case Handover.CHILD_NAMES_IT:
-                child.send(task.number, _initialize(message))
-                if not child.reads_at_once:
-                    return
-            case Handover.NAMED_AHEAD:
-                self._opener.record(task, child.protection, begins_later=True)
-                child.send(task.number, *self._begin(task, message, is_announced=False))
-                self._begin_record(task)  # while the child reads its task
             case Handover.AT_ONCE:
                 control.step(Event.CHILD_INITIALIZED)
                 self._opener.record(task, child.protection, begins_later=True)
@@ -155,6 +146,14 @@ class TaskHandover:
                     control.step(Event.CHILD_INITIALIZED)
                 self._begin_record(task)
                 self._measure(task, child)
+            case Handover.NAMED_AHEAD:
+                self._opener.record(task, child.protection, begins_later=True)
+                child.send(task.number, *self._begin(task, message, is_announced=False))
+                self._begin_record(task)  # while the child reads its task
+            case Handover.CHILD_NAMES_IT:
+                child.send(task.number, _initialize(message))
+                if not child.reads_at_once:
+                    return
         # The child is ready in a moment, or the worker says `start`. AT_ONCE both work until then.
         self._loop.expect("ready", working=2 if way is Handover.AT_ONCE else 1)
 

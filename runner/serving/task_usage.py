@@ -7,6 +7,7 @@ which sees the whole process tree.
 
 from __future__ import annotations
 
+import itertools
 import time
 
 from ...sandbox.linux import procfs
@@ -27,12 +28,14 @@ FRESH_S = 0.25
 NEAR_SHARE = 0.8
 #: A task needs at least this long to use so much memory.
 FILLED_S = 0.001
+_ask_numbers = itertools.count(1)
 
 
 class TaskUsage:
     """CPU time and memory from the begin of a task to its end."""
 
-    _number = 0
+    _first_ask = 0  #: numbers of the questions to the warden; 0: not asked
+    _final_ask = 0
     _tree_cpu_s: float | None = None
     _before_ns = 0
     peak_bytes = 0
@@ -46,6 +49,8 @@ class TaskUsage:
     processes = 0
     is_asked = False  #: whether the warden was asked to measure the task
     _final: Sample | None = None
+    #: When a sample was taken last, and the CPU time then. Not by the system's clock, which may be set.
+    _last: tuple[float, float] | None = None
 
     # The above is never set for a task of a millisecond.
     def __init__(
@@ -64,16 +69,12 @@ class TaskUsage:
         self._limit_bytes = limit_bytes
         self._is_first = is_first
         self._reserved_counts = reserved_counts
-        TaskUsage._number += 2
         self._child = child
         self._clock = procfs.process_clock(child.pid)
         self._began = time.monotonic()
         self._cpu_ns = _cpu_ns(self._clock)
-        self._first_ask, self._final_ask = TaskUsage._number - 1, TaskUsage._number
         #: (seconds since the epoch, cores, bytes, processes) a few times a second.
         self.samples: list[tuple[float, float, int, int]] = []
-        #: When a sample was taken last, and the CPU time then. Not by the system's clock, which may be set.
-        self._last = (self._began, 0.0)
 
     @property
     def is_watched(self) -> bool:
@@ -88,6 +89,7 @@ class TaskUsage:
     def watch(self) -> None:
         """Have the warden measure the whole tree from here on."""
         self.is_asked = True
+        self._first_ask = next(_ask_numbers)
         self._child.ask(self._first_ask, began_at=self._began)
         # The warden has not looked so far: what the task has mapped of files is in the high-water mark.
         self._files_bytes = max(self._files_bytes, _file_bytes(self._child.pid))
@@ -113,7 +115,7 @@ class TaskUsage:
             self.take_held_back(held)
         if ask == self._final_ask:
             self._final = sample
-        now, (at, cpu_s) = time.monotonic(), self._last
+        now, (at, cpu_s) = time.monotonic(), self._last or (self._began, 0.0)
         # If the task ended before the first answer, it is not known what the tree had used before the task.
         if self._tree_cpu_s is not None and now - at >= 0.05:
             cores = max(0.0, sample.cpu_s - cpu_s) / (now - at)
@@ -161,19 +163,19 @@ class TaskUsage:
 
     def ask_final(self) -> None:
         """Ask for the usage of the whole tree; on_sample() gets it."""
+        self._final_ask = next(_ask_numbers)
         self._child.ask(self._final_ask)
 
     def end(self) -> tuple[int, float]:
         """Return (highest memory in bytes, CPU seconds) of the task."""
-        own_ns = _cpu_ns(self._clock) - self._cpu_ns
-        high = self._within_limit(self._high())
+        cpu_s = (_cpu_ns(self._clock) - self._cpu_ns) / 1e9
+        high, final = self._within_limit(self._high()), self._final
         if self._reserved_counts:
             self.needed_bytes = max(self.needed_bytes, _reserved_peak(self._child.pid))
-        cpu_s = own_ns / 1e9
-        if self._final is not None:
-            self.stays_bytes = self._final.memory_bytes
-        if self._final is not None and self._tree_cpu_s is not None:
-            cpu_s = self._before_ns / 1e9 + self._final.cpu_s - self._tree_cpu_s
+        if final is not None:
+            self.stays_bytes = final.memory_bytes
+            if self._tree_cpu_s is not None:
+                cpu_s = self._before_ns / 1e9 + final.cpu_s - self._tree_cpu_s
         return max(self.peak_bytes, high), max(cpu_s, 0.0)
 
     def _high(self) -> int:
