@@ -268,6 +268,7 @@ class Link:
                 self._socketio.say_goodbye()
             self._sender.say_close(1001 if cut_short else 1000, cut_short)
             self._close_socket()
+        self._spoken = False
         self._connector.close()
         self.clear()
         self._blobs.close()
@@ -292,7 +293,7 @@ class Link:
 
         Return whether so much waits now that nothing should be added (see `congested`).
         """
-        if self._connector.state is ConnectionState.CLOSED:
+        if not self._spoken and self._connector.state is ConnectionState.CLOSED:
             if source is not None:
                 source.close()
             return False

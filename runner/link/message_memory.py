@@ -77,17 +77,15 @@ class MessageMemory:
 class WorkerMessage:
     """One message of the worker: `data`, or for a large one `blob`."""
 
-    __slots__ = ("blob", "data", "size")
+    __slots__ = ("blob", "data", "head", "size")
 
     def __init__(self, data: bytes, blob: MessageMemory | None = None) -> None:
-        self.data = data
+        self.data = self.head = data
         self.blob = blob
-        self.size = len(data) if blob is None else blob.size  #: of the whole message, in bytes
-
-    @property
-    def head(self) -> bytes:
-        """The first bytes, which are enough to find the command."""
-        return self.data if self.blob is None else bytes(self.blob.map[: min(256, self.blob.size)])
+        self.size = len(data)  #: of the whole message, in bytes
+        if blob is not None:
+            self.size = blob.size
+            self.head = blob.map[: min(256, blob.size)]  #: the first bytes, enough to find the command
 
     def whole(self) -> bytes:
         """Return the whole message; a large one is copied."""

@@ -251,7 +251,7 @@ class SocketIo:
             return
         message.blob.map[:begin] = b" " * begin
         message.blob.size -= 1
-        self._on_message(message)
+        self._on_message(WorkerMessage(b"", message.blob))
 
     def _begin_event(self, message: WorkerMessage, count: int, at: int) -> None:
         if count == 0:

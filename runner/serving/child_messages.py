@@ -48,6 +48,8 @@ from .worker_replies import WorkerReplies
 if TYPE_CHECKING:
     from .task_storage import TaskStorage
 
+#: The child has answered: nothing that it says of the task counts any more.
+_HAS_ANSWERED = MEASURING | {State.STORING}
 #: Longest text of a problem, in characters.
 PROBLEM_MAX = 20_000
 
@@ -114,12 +116,13 @@ class ChildMessageHandler:
     def on_message(self, child: Child, number: int, message: ProcessMessage) -> None:
         """A message of a child has arrived; `number`: of its task, 0 for none."""
         task = self._control.task
-        is_current = task is not None and number == task.number
-        if child is self._pool.child and not child.is_being_killed and (is_current or not number):
-            if task is not None and is_current and (of_task := self._of_task.get(type(message))) is not None:
-                of_task(child, task, message)
-                return
-            if (of_child := self._of_child.get(type(message))) is not None:
+        if child is self._pool.child and not child.is_being_killed:
+            if task is not None and number == task.number:
+                if (of_task := self._of_task.get(type(message))) is not None:
+                    of_task(child, task, message)
+                    return
+                number = 0  # it is of the child
+            if not number and (of_child := self._of_child.get(type(message))) is not None:
                 of_child(message)
                 return
         _drop(message)
@@ -134,7 +137,7 @@ class ChildMessageHandler:
         self._control.step(Event.CHILD_INITIALIZED)
 
     def _done(self, child: Child, task: ActiveTask, message: Done) -> None:
-        if self._control.state in (*MEASURING, State.STORING):
+        if self._control.state in _HAS_ANSWERED:
             _drop(message)  # user code has written into the channel; only the first answer counts
             return
         if task.has_stream:
@@ -160,7 +163,7 @@ class ChildMessageHandler:
             return  # the storage process looks for the reason; one request for each would use up descriptors
         if task.has_stream and self._streaming.catch_up():
             return  # the stream was lost: that is reported, and the child's error follows from it
-        if self._control.state not in (*MEASURING, State.STORING):
+        if self._control.state not in _HAS_ANSWERED:
             task.failure = Failure(message.code, message.message, message.details, message.is_deliberate)
         self._end_logs(child)
         if message.ends and self._may_have_been_refused(task):
@@ -248,7 +251,7 @@ class ChildMessageHandler:
 
     def _load_failed(self, message: LoadFailed) -> None:
         """This child ends by itself; the next task tries the code again in a new one."""
-        if self._control.state in (*MEASURING, State.STORING):
+        if self._control.state in _HAS_ANSWERED:
             return  # the task has its answer; on_exit() reports this child
         failure = Failure(message.code, message.message, message.details, message.is_deliberate)
         child = self._pool.child

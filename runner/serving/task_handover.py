@@ -279,9 +279,11 @@ class TaskHandover:
 
     def send_kept_begin(self) -> None:
         """Send the Begin that waits for Start: there will be no Start."""
+        if not self._kept_begin:
+            return
         begin, self._kept_begin = self._kept_begin, ()
         child, task = self._pool.child, self._control.task
-        if begin and child is not None and task is not None:
+        if child is not None and task is not None:
             child.send(task.number, *begin)
 
     def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:

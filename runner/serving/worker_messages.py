@@ -53,7 +53,7 @@ class WorkerMessageHandler:
         self._on_given_up = on_given_up
         self._handlers: dict[str, Callable[[WorkerMessage], None]] = {
             messages.INITIALIZE: self._initialize,
-            messages.START: lambda message: self._start(),
+            messages.START: self._start,
             messages.STOP: self._stop,
             messages.EXIT: self._exit,
             messages.ALREADY_CONNECTED: self._already_connected,
@@ -149,12 +149,12 @@ class WorkerMessageHandler:
             self._replies.drop_unsent()
             control.step(Event.INITIALIZE, message)
 
-    def _start(self) -> None:
-        task = self._control.task
-        if task is not None and self._control.state is State.FETCHING:
-            task.is_started_early = True  # a server that does not wait; no child has the task yet
+    def _start(self, message: WorkerMessage) -> None:
+        control = self._control
+        if control.state is State.FETCHING and control.task is not None:
+            control.task.is_started_early = True  # a server that does not wait; no child has the task yet
         else:
-            self._control.step(Event.START)
+            control.step(Event.START)
 
     def _stop(self, message: WorkerMessage) -> None:
         self._control.step(Event.STOP, messages.data_of(self._decoded(message)) or {"forceStop": True})
