@@ -48,6 +48,37 @@ def test_a_stop_that_raises_is_reported(serving_child: StartChild) -> None:
     assert "ZeroDivisionError: division by zero in stop()" in getattr(said[StopReturned], "error", "")
 
 
+def test_a_stop_that_begins_while_another_is_waited_for_has_ended_before_the_answer(
+    serving_child: StartChild,
+) -> None:
+    child = serving_child("""
+import threading
+has_begun = threading.Event()
+def start(args, api):
+    global progress
+    progress = api.progress
+    progress(100)
+    api.wait_for_stop(20)
+def stop(data):
+    if data["number"] == 1:
+        progress(100)
+        has_begun.wait(20)
+    else:
+        has_begun.set()
+        print(sum(range(2_000_000)))
+""")
+    child.say(1, Begin(wire()), Start())
+    child.next()
+    child.say_to_control(1, StopTask({"number": 1}))
+    assert child.next() == (1, Progress(100.0))
+    child.say_to_control(1, StopTask({"number": 2}))
+    said: list[object] = []
+    while done(None) not in said:
+        said.append((child.next() or (0, None))[1])
+    assert said.count(StopReturned()) == 2
+    assert child.output == "1999999000000\n"
+
+
 @pytest.mark.parametrize("error", ["RuntimeError('none is left')", "MemoryError()"])
 def test_a_stop_for_which_there_is_no_thread_is_reported_and_reaches_the_task(
     serving_child: StartChild, error: str
