@@ -19,6 +19,7 @@ from collections import abc
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from . import exception_fields
+from .api_answers import ALGORITHM, PIPELINE, SOURCE
 from .api_call import (
     AlgorithmExecutionError,
     ApiError,
@@ -96,11 +97,11 @@ class Api(StreamCalls):
             "input": list(input),
             "includeResult": bool(includeResult),
         }
-        return self._begin(self._algorithms, "execId", "startAlgorithmExecution", data, str(algorithmName))
+        return self._begin(ALGORITHM, "startAlgorithmExecution", data, str(algorithmName))
 
     def stop_algorithm(self, execution: Any, reason: str = "stopped by the algorithm") -> None:
         """Stop an algorithm: `execution` is what begin_algorithm returned, or its id."""
-        self._stop_call(self._algorithms, execution, reason)
+        self._stop_call(ALGORITHM, execution, reason)
 
     # ---- sub-pipelines
 
@@ -167,7 +168,7 @@ class Api(StreamCalls):
 
     def stop_subpipeline(self, pipeline: Any, reason: str = "stopped by the algorithm") -> None:
         """Stop a pipeline: `pipeline` is what a begin_…_subpipeline method returned, or its id."""
-        self._stop_call(self._pipelines, pipeline, reason)
+        self._stop_call(PIPELINE, pipeline, reason)
 
     # ---- data sources
 
@@ -186,7 +187,7 @@ class Api(StreamCalls):
     def get_data_source(self, dataSource: Mapping[str, Any], *, timeout: Optional[float] = None) -> Any:
         """Return {"name", "files": [{"name", "path", …}]} for {"dataSourceId": …} or {"snapshotId": …}."""
         data = {"dataSource": dict(dataSource)}
-        call = self._begin(self._sources, "requestId", "dataSourceRequest", data, "data source")
+        call = self._begin(SOURCE, "dataSourceRequest", data, "data source")
         return call.result(timeout)
 
     # ---- progress, spans, log

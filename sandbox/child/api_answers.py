@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import threading
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
 from ..codec import codec, large_values
 from . import exception_fields
@@ -24,6 +24,11 @@ from .api_call import (
     TaskStopped,
 )
 
+if TYPE_CHECKING:
+    from .task_reports import TaskReports
+
+#: The kinds of calls: what the worker calls the id of one.
+ALGORITHM, PIPELINE, SOURCE = "execId", "subPipelineId", "requestId"
 #: Details of a progress up to this size are sent as they are.
 PROGRESS_DETAILS_MAX = 16 * 1024
 
@@ -43,23 +48,18 @@ class Calls:
     _over = False
 
     # Most of the above is never set for a task of a millisecond.
-    def __init__(
-        self,
-        send: Callable[[Dict[str, Any]], None],
-        show_progress: Callable[[float, Any], None],
-        *,
-        returned_errors: bool = False,
-    ) -> None:
-        """`send` posts a message to the worker, `show_progress` a progress and its details to the parent."""
-        self._send = send
-        self._send_progress = show_progress
+    def __init__(self, reports: TaskReports, task: int, *, returned_errors: bool = False) -> None:
+        """`reports` sends the messages of this task."""
+        self._reports = reports
+        self._task = task
         self._returned_errors = returned_errors
         self._lock = threading.Lock()
-        self._algorithms: Dict[str, Call] = {}
-        self._pipelines: Dict[str, Call] = {}
-        self._sources: Dict[str, Call] = {}
+        self._calls: Dict[str, Call] = {}  #: those that wait, by id
         self._spans: List[str] = []
         self._waiting_messages: List[Mapping[str, Any]] = []
+
+    def _send(self, message: Dict[str, Any]) -> None:
+        self._reports.send_api_call(self._task, message)
 
     def _need_start(self, what: str) -> None:
         if not self._working:
@@ -68,20 +68,20 @@ class Calls:
     def _begin_pipeline(self, command: str, pipeline: Dict[str, Any], include: bool) -> Call:
         self._need_start("a sub-pipeline")
         data = {"subPipeline": pipeline, "includeResult": bool(include)}
-        return self._begin(self._pipelines, "subPipelineId", command, data, f"pipeline {pipeline['name']}")
+        return self._begin(PIPELINE, command, data, f"pipeline {pipeline['name']}")
 
-    def _begin(self, table: Dict[str, Call], key: str, command: str, data: Dict[str, Any], what: str) -> Call:
+    def _begin(self, kind: str, command: str, data: Dict[str, Any], what: str) -> Call:
         call_id = str(next(self._ids))
-        call = Call(call_id, what, lambda reason: self._stop_remote(table, call_id, reason))
+        call = Call(call_id, kind, what, lambda reason: self._stop_remote(call_id, reason))
         with self._lock:
             if self._over or self._is_stopping:
                 raise TaskStopped(f"{what}: the task is being stopped, or has ended", call_id)
-            table[call_id] = call
+            self._calls[call_id] = call
         try:
-            self._send({"command": command, "data": {key: call_id, **data}})
+            self._send({"command": command, "data": {kind: call_id, **data}})
         except BaseException:
             with self._lock:
-                table.pop(call_id, None)
+                self._calls.pop(call_id, None)
             raise
         return call
 
@@ -98,18 +98,23 @@ class Calls:
             return str(error)
         raise error
 
-    def _stop_call(self, table: Dict[str, Call], which: Any, reason: str) -> None:
-        call = which if isinstance(which, Call) else table.get(str(which))
+    def _stop_call(self, kind: str, which: Any, reason: str) -> None:
+        call = which if isinstance(which, Call) else self._call(kind, str(which))
         if call is None:
             raise ApiError(f"nothing with the id {which} runs")
         call.stop(reason)
 
-    def _stop_remote(self, table: Dict[str, Call], call_id: str, reason: str) -> None:
+    def _call(self, kind: str, call_id: str) -> Optional[Call]:
+        """Return the call that waits with this id, if it is of this kind."""
+        call = self._calls.get(call_id)
+        return call if call is not None and call.kind == kind else None
+
+    def _stop_remote(self, call_id: str, reason: str) -> None:
         with self._lock:
-            known = table.pop(call_id, None)
-            if known is None or self._over or table is self._sources:
+            call = self._calls.pop(call_id, None)
+            if call is None or self._over or call.kind == SOURCE:
                 return
-        if table is self._algorithms:
+        if call.kind == ALGORITHM:
             data = {"execId": call_id, "reason": reason}
             self._send({"command": "stopAlgorithmExecution", "data": data})
         else:
@@ -121,15 +126,11 @@ class Calls:
         data = told if isinstance(told, dict) else {}
         if command in _ENDINGS:
             kind, error_of = _ENDINGS[command]
-            self._end_call(self._table(kind), data.get(kind), data.get("response"), error_of(data))
+            self._end_call(kind, data.get(kind), data.get("response"), error_of(data))
         elif command == _STARTED:
             self._pipeline_started(data)
         elif command == _STREAM:
             self._on_stream_message(data)
-
-    def _table(self, kind: str) -> Dict[str, Call]:
-        """Return the calls whose id has this name in the worker's messages."""
-        return {_EXECUTION: self._algorithms, _PIPELINE: self._pipelines, _SOURCE: self._sources}[kind]
 
     def _cannot_read(self, edges: bytes, size: int, problem: BaseException) -> None:
         """End the calls that an unreadable answer may belong to; `edges`: its beginning and its end.
@@ -137,30 +138,30 @@ class Calls:
         In the control thread.
         """
         found = _CALL_ID.search(edges)
-        tables = {kind: self._table(kind) for kind in (_EXECUTION, _PIPELINE, _SOURCE)}
         with self._lock:
-            waiting = {call.id: call for table in tables.values() for call in table.values()}
+            waiting = list(self._calls.values())
             if found is not None:
                 # This is the usual case: the worker puts the id in front of the answer.
-                call = tables[found.group(1).decode()].get(found.group(2).decode())
-                waiting = {call.id: call} if call is not None else {}
-            for table in tables.values():
-                for call_id in waiting:
-                    table.pop(call_id, None)
-        for call in waiting.values():
+                call = self._call(found.group(1).decode(), found.group(2).decode())
+                waiting = [call] if call is not None else []
+            for call in waiting:
+                del self._calls[call.id]
+        for call in waiting:
             call._set_outcome(None, _unreadable(call, size, problem))
 
-    def _pop(self, table: Dict[str, Call], call_id: Any) -> Optional[Call]:
+    def _pop(self, kind: str, call_id: Any) -> Optional[Call]:
         with self._lock:
-            if call_id is None and table:
+            if call_id is None:
                 # The worker leaves the id out when it could not read the request: the last one sent
                 # that has no answer of any kind yet.
-                open_ids = [key for key, call in table.items() if not call.started]
-                call_id = open_ids[-1] if open_ids else None
-            return table.pop(str(call_id), None) if call_id is not None else None
+                waiting = [call for call in self._calls.values() if call.kind == kind and not call.started]
+                call = waiting[-1] if waiting else None
+            else:
+                call = self._call(kind, str(call_id))
+            return self._calls.pop(call.id) if call is not None else None
 
-    def _end_call(self, table: Dict[str, Call], call_id: Any, value: Any, error: Optional[ApiError]) -> None:
-        call = self._pop(table, call_id)
+    def _end_call(self, kind: str, call_id: Any, value: Any, error: Optional[ApiError]) -> None:
+        call = self._pop(kind, call_id)
         if call is not None:
             if error is not None:
                 error.id = call.id
@@ -169,7 +170,7 @@ class Calls:
 
     def _pipeline_started(self, data: Mapping[str, Any]) -> None:
         with self._lock:
-            call = self._pipelines.get(str(data.get(_PIPELINE)))
+            call = self._call(PIPELINE, str(data.get(PIPELINE)))
             if call is not None:
                 call.started = True
 
@@ -195,7 +196,7 @@ class Calls:
         )
 
     def _show_progress(self, value: float, details: Any) -> None:
-        self._send_progress(float(value), _short_details(details))
+        self._reports.send_progress(self._task, float(value), _short_details(details))
 
     def _begin_start(self) -> None:
         self._working = True
@@ -219,13 +220,8 @@ class Calls:
 
     def _release(self, why: str) -> None:
         with self._lock:
-            if not (self._algorithms or self._pipelines or self._sources):
-                return
-            calls = [*self._algorithms.values(), *self._pipelines.values(), *self._sources.values()]
-            self._algorithms.clear()
-            self._pipelines.clear()
-            self._sources.clear()
-        for call in calls:
+            calls, self._calls = self._calls, {}
+        for call in calls.values():
             call._set_outcome(None, TaskStopped(f"{call.what}: {why}", call.id))
 
     def _end(self, error: Optional[str]) -> None:
@@ -238,7 +234,7 @@ class Calls:
             self._show_progress(left[0], left[1])
         for _ in spans:
             self._send_finish({}, error)
-        if self._algorithms or self._pipelines or self._sources:
+        if self._calls:
             self._release("the task has ended")
 
     def _send_finish(self, tags: Dict[str, Any], error: Optional[str]) -> None:
@@ -247,10 +243,6 @@ class Calls:
             # bson and msgpack carry no lone surrogates, and every error must be sent.
             data["error"] = error[:2000].encode("utf-8", "backslashreplace").decode()
         self._send({"command": "finishSpan", "data": data})
-
-
-#: How the worker names the id of a call, for each of the three kinds.
-_EXECUTION, _PIPELINE, _SOURCE = "execId", "subPipelineId", "requestId"
 
 
 def _no_error(data: Mapping[str, Any]) -> Optional[ApiError]:
@@ -271,14 +263,14 @@ def _source_error(data: Mapping[str, Any]) -> Optional[ApiError]:
 
 #: Answers that end a call: the name of its id, and the error that it ends with.
 _ENDINGS: Dict[str, Tuple[str, Callable[[Mapping[str, Any]], Optional[ApiError]]]] = {
-    "algorithmExecutionDone": (_EXECUTION, _no_error),
-    "algorithmExecutionError": (_EXECUTION, _error(AlgorithmExecutionError)),
-    "subPipelineDone": (_PIPELINE, _no_error),
-    "subPipelineError": (_PIPELINE, _error(SubPipelineError)),
-    "subPipelineStopped": (_PIPELINE, _stopped),
-    "subPiplineStopped": (_PIPELINE, _stopped),  # as HKube's documentation spells it
-    "dataSourceResponse": (_SOURCE, _source_error),
-    "dataSourceResponseError": (_SOURCE, _error(DataSourceError)),
+    "algorithmExecutionDone": (ALGORITHM, _no_error),
+    "algorithmExecutionError": (ALGORITHM, _error(AlgorithmExecutionError)),
+    "subPipelineDone": (PIPELINE, _no_error),
+    "subPipelineError": (PIPELINE, _error(SubPipelineError)),
+    "subPipelineStopped": (PIPELINE, _stopped),
+    "subPiplineStopped": (PIPELINE, _stopped),  # as HKube's documentation spells it
+    "dataSourceResponse": (SOURCE, _source_error),
+    "dataSourceResponseError": (SOURCE, _error(DataSourceError)),
 }
 _STARTED, _STREAM = "subPipelineStarted", "streamingInMessage"
 #: What is handled here: the commands of shared/code_api.ANSWERS, which the parent passes on.

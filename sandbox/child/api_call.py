@@ -45,8 +45,9 @@ class TaskStopped(ApiError):
 class Call:
     """An algorithm or pipeline that was started and may still run."""
 
-    def __init__(self, call_id: str, what: str, stop: Callable[[str], None]) -> None:
+    def __init__(self, call_id: str, kind: str, what: str, stop: Callable[[str], None]) -> None:
         self.id = call_id
+        self.kind = kind
         self.what = what
         self._stop = stop
         self._done = threading.Event()

@@ -14,7 +14,7 @@ from typing import Any, FrozenSet, List, Optional, Tuple
 
 from ..codec import codec
 from ..shared.messages import ApiCall, EndedProcessesPeak, Problem, Progress, StillRunning
-from .api import Api
+from .api_call import ApiError
 from .frame_socket import FrameSocket
 
 #: A forked process counts the pages that it shares with this one: only a peak of more than this many times
@@ -68,7 +68,7 @@ class TaskReports:
         try:
             wire = codec.encode(self._encoding, message, name=f"{message['command']} data", most=self._most)
         except (codec.ResultInvalid, codec.ResultTooLarge) as error:
-            raise Api.Error(str(error)) from None
+            raise ApiError(str(error)) from None
         self._channel.send_wire(task, ApiCall, [wire], reuse=False)
 
     def send_progress(self, task: int, value: float, details: Any) -> None:
@@ -78,7 +78,7 @@ class TaskReports:
 
     def _need_own_process(self) -> None:
         if os.getpid() != self._pid:
-            raise Api.Error(
+            raise ApiError(
                 "api can be used in the algorithm's own process only; this one was forked by it: return what "
                 "it has found, and call api from there"
             )

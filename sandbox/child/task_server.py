@@ -75,7 +75,7 @@ class TaskServer:
         self.reserve = MemoryReserve()  #: for the answer to a MemoryError
         self._entry: Optional[entries.Entry] = None
         self._api: Optional[Api] = None
-        self._files: Optional[ResultFiles] = None
+        self._files: Optional[ResultFiles] = None  #: of the task; None: nothing of it is kept
         self._task_env: Dict[str, str] = {}  #: variables that each task gets anew
         self._pid = os.getpid()
         self._most = None if setup.is_unlimited else codec.MESSAGE_LIMIT  #: bytes of a message for the worker
@@ -221,12 +221,12 @@ class TaskServer:
         return failed
 
     def _run_task(self, task: int, message: Union[Begin, Initialize], entry: entries.Entry) -> None:
-        args, files, announced = self._open(task, message, entry)
+        args, is_announced = self._open(task, message, entry)
         api = self._open_api(task)
         has_start = args.get("kind") == "stream" and self._open_stream(task, args, api)
         if entry.init is not None:
             self._call(entry.init, "init", 1, args, api)
-        if not announced:
+        if not is_announced:
             flush_output()
             self._channel.send(task, Initialized())
         if not has_start:
@@ -237,7 +237,7 @@ class TaskServer:
             result = self._call(start, name, 2, args, api)
         else:
             result = stream_serving.serve(stream, args, lambda one: self._call(start, name, 2, one, api))
-        self._finish(task, files, result)
+        self._finish(task, result)
 
     def _open_stream(self, task: int, args: Dict[str, Any], api: Api) -> bool:
         """Open the stream of a task of a stream pipeline; return whether Start came meanwhile."""
@@ -248,19 +248,14 @@ class TaskServer:
         return has_start
 
     def _open_api(self, task: int) -> Api:
-        api = self._api = Api(
-            lambda message: self._reports.send_api_call(task, message),
-            lambda value, details: self._reports.send_progress(task, value, details),
-            returned_errors=self._setup.returned_errors,
-        )
+        api = self._api = Api(self._reports, task, returned_errors=self._setup.returned_errors)
         self._stops.open_task(task, api)
         return api
 
     def _open(
         self, task: int, message: Union[Begin, Initialize], entry: entries.Entry
-    ) -> Tuple[Dict[str, Any], Optional[ResultFiles], bool]:
-        """Read the task; return what init and start get, its files (None: nothing of it is kept), and whether
-        the worker takes it for initialized."""
+    ) -> Tuple[Dict[str, Any], bool]:
+        """Read the task; return what init and start get, and whether the worker takes it for initialized."""
         args, wire = codec.data_of(self._decode(message.wire)), message.wire
         if isinstance(message, Begin):
             place: Union[Begin, UseFolder] = message
@@ -285,7 +280,7 @@ class TaskServer:
             if files.wants(wire.size if isinstance(wire, Memfd) else len(wire)):
                 files.write_input(codec.json_text(args.get("input")))
             files.prepare_output()
-        return args, self._files, place.is_announced
+        return args, place.is_announced
 
     def _wait_for(self, wanted: Any) -> Any:
         """Return the next message, which is to be of this type or types; raises _Superseded for another."""
@@ -326,15 +321,15 @@ class TaskServer:
             )
         return result
 
-    def _finish(self, task: int, files: Optional[ResultFiles], result: Any) -> None:
+    def _finish(self, task: int, result: Any) -> None:
         if self._may_accelerate and large_values.is_large(result):
             self._accelerate()
         wire = codec.encode_pieces(self._encoding, {"command": "done", "data": result}, most=self._most)
         is_json = self._encoding == "json" or (
             self._encoding == "socket.io" and bytes(wire[-1][-1:]) == b"}"  # no attachments
         )
-        if files is not None and files.wants(sum(map(len, wire))):
-            files.write_output(result_json(wire) if is_json else codec.json_text(result))
+        if self._files is not None and self._files.wants(sum(map(len, wire))):
+            self._files.write_output(result_json(wire) if is_json else codec.json_text(result))
         # A text has no number, and only the first values are looked at.
         if is_json and type(result) is not str and result is not None and b"null" in wire[0][:SEARCHED_BYTES]:
             self._reports.send_place_of_lost_number(task, result)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hkrunner.sandbox.child import api_answers
 from hkrunner.sandbox.child.api import Api
+from hkrunner.sandbox.child.task_reports import TaskReports
 from hkrunner.sandbox.shared.code_api import ANSWERS
+from support.waiting import wait_until
+
+
+class Sent(TaskReports):
+    """Keeps what would be sent to the worker."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    def send_api_call(self, task: int, message: dict[str, Any]) -> None:
+        self.messages.append(message)
 
 
 def test_the_child_handles_what_the_parent_passes_on_and_nothing_else() -> None:
@@ -21,8 +32,8 @@ def test_a_message_that_comes_at_the_moment_when_listening_begins_is_delivered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heard: list[Any] = []
-    done = threading.Event()
-    api = Api(lambda message: done.set(), lambda value, details: None)
+    sent = Sent()
+    api = Api(sent, 1)
     api.registerInputListener(lambda message, origin: heard.append((message, origin)))
     lock = api._lock
 
@@ -36,16 +47,17 @@ def test_a_message_that_comes_at_the_moment_when_listening_begins_is_delivered(
 
     monkeypatch.setattr(api, "_lock", taken())
     api._answer({"command": "streamingInMessage", "data": {"payload": 1, "origin": "a"}})
-    assert done.wait(10) and heard == [(1, "a")]
+    wait_until(lambda: sent.messages, what="the message to be delivered")
+    assert heard == [(1, "a")]
 
 
 def test_a_listener_that_raises_under_the_debug_server_is_shown_and_its_message_is_done(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    sent: list[Any] = []
-    api = Api(sent.append, lambda value, details: None)
+    sent = Sent()
+    api = Api(sent, 1)
     api.registerInputListener(lambda message, origin: message["missing"])
     api._answer({"command": "streamingInMessage", "data": {"payload": {}, "sendMessageId": "7"}})
     api.startMessageListening()  # in which the message that has waited is handled
-    assert sent == [{"command": "streamingInMessageDone", "data": {"sendMessageId": "7"}}]
+    assert sent.messages == [{"command": "streamingInMessageDone", "data": {"sendMessageId": "7"}}]
     assert "KeyError: 'missing'" in capfd.readouterr().err
