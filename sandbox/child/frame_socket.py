@@ -22,7 +22,6 @@ from ..shared.channel import (
     ChannelError,
     Frame,
     FrameReader,
-    encode,
     fds_of,
     header,
     read_buffer,
@@ -106,7 +105,7 @@ class FrameSocket:
             try:
                 size = sum(map(len, body))
                 if size <= INLINE_MAX:
-                    send_whole(self._socket, encode(kind, task, b"".join(body)))
+                    send_whole(self._socket, b"".join((header(kind, task, size), *body)))
                 else:
                     self._send_blob(task, kind, size, body, reuse)
             except OSError:
