@@ -232,12 +232,18 @@ class TaskServer:
         if not has_start:
             self._wait_for(Start)
         api._begin_start()
-        start, name, stream = entry.start, self._where.function, self._stream
-        if stream is None:
-            result = self._call(start, name, 2, args, api)
+        if self._stream is None:
+            result = self._call(entry.start, self._where.function, 2, args, api)
         else:
-            result = stream_serving.serve(stream, args, lambda one: self._call(start, name, 2, one, api))
+            result = self._call_with_stream(entry.start, self._stream, args, api)
         self._finish(task, result)
+
+    def _call_with_stream(
+        self, start: Callable[..., Any], stream: stream_serving.Stream, args: Dict[str, Any], api: Api
+    ) -> Any:
+        return stream_serving.serve(
+            stream, args, lambda one: self._call(start, self._where.function, 2, one, api)
+        )
 
     def _open_stream(self, task: int, args: Dict[str, Any], api: Api) -> bool:
         """Open the stream of a task of a stream pipeline; return whether Start came meanwhile."""
@@ -256,7 +262,7 @@ class TaskServer:
         self, task: int, message: Union[Begin, Initialize], entry: entries.Entry
     ) -> Tuple[Dict[str, Any], bool]:
         """Read the task; return what init and start get, and whether the worker takes it for initialized."""
-        args, wire = codec.data_of(self._decode(message.wire)), message.wire
+        args = codec.data_of(self._decode(message.wire))
         if isinstance(message, Begin):
             place: Union[Begin, UseFolder] = message
             if entry.init is not None:
@@ -277,6 +283,7 @@ class TaskServer:
                 lambda text: self._channel.send(task, Problem(text)),
                 recorded_bytes=place.recorded_bytes,
             )
+            wire = message.wire
             if files.wants(wire.size if isinstance(wire, Memfd) else len(wire)):
                 files.write_input(codec.json_text(args.get("input")))
             files.prepare_output()
@@ -331,7 +338,7 @@ class TaskServer:
         if self._files is not None and self._files.wants(sum(map(len, wire))):
             self._files.write_output(result_json(wire) if is_json else codec.json_text(result))
         # A text has no number, and only the first values are looked at.
-        if is_json and type(result) is not str and result is not None and b"null" in wire[0][:SEARCHED_BYTES]:
+        if is_json and b"null" in wire[0][:SEARCHED_BYTES] and result is not None and type(result) is not str:
             self._reports.send_place_of_lost_number(task, result)
         del result
         self._wind_up(None)

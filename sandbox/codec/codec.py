@@ -148,7 +148,7 @@ def _encode(encoding: str, message: Dict[str, Any], name: str, most: Optional[in
             pass
     if wire is None:
         wire = _encode_slowly(encoding, message, name)
-    if most is not None:
+    if most is not None and len(wire) > MESSAGE_LIMIT - _EVENT:
         _check_size(len(wire), encoding, name)
     return wire
 
@@ -172,15 +172,15 @@ def encode_pieces(
     if most is not None:
         _check_count(value, encoding, name)
     native = is_native(value, encoding)
-    found = None
     if native and encoding in large_values.WRITERS:
+        found = None
         with contextlib.suppress(Exception):  # many libraries, many types: _encode() either works or explains
             found = _in_pieces(encoding, message)
-    if found is None:
-        return [_encode(encoding, message, name, most, native)]
-    if most is not None:
-        _check_size(large_values.size_of(found), encoding, name)
-    return found
+        if found is not None:
+            if most is not None:
+                _check_size(large_values.size_of(found), encoding, name)
+            return found
+    return [_encode(encoding, message, name, most, native)]
 
 
 def _in_pieces(encoding: str, value: Any) -> Optional[List[Buffer]]:
