@@ -56,7 +56,13 @@ class ChildPool:
         self._leaving: set[Child] = set()
         self._last_exit: Exit | None = None  #: of the last serving child
         self._idle_alarm = loop.alarm(self._rest)
-        self._is_resting = False  #: whether the warden of the serving child knows that no task runs
+        self._is_resting = False  #: whether the warden of the serving child measures less
+        self._is_measuring = False  #: whether the warden was asked about the task that runs
+        limits = settings.limits
+        #: Whether the warden is told of each task, for limits that many brief tasks could break together.
+        #: Without them it has nothing to measure in a task that is over before it is asked about it, and one
+        #: brief task of a hundred waited for its look.
+        self._is_told_of_tasks = limits.enforced and (limits.memory_bytes or limits.cpu_time_s) is not None
         #: Called when the last child has ended, once all were asked to end.
         self.on_empty: Callable[[], None] | None = None
 
@@ -93,7 +99,9 @@ class ChildPool:
             exit = not_started(error)
             self._last_exit = exit
             return exit
-        self.child, self.served, self._is_resting = child, 0, False
+        self.child, self.served = child, 0
+        self._is_resting = self._is_measuring = False
+        self._idle_alarm.cancel()
         if child.loaded:  # the spare: it was loaded before it served, so nothing else asks for the next one
             self.prepare_spare()
         return child
@@ -132,21 +140,28 @@ class ChildPool:
     # ---- how often the warden measures
 
     def task_begins(self) -> None:
-        """Have the warden of the serving child measure often: a task is about to run."""
-        self._idle_alarm.cancel()
-        if self._is_resting and self.child is not None:
-            self._is_resting = False
-            self.child.watch(idle=False)
+        """Have the warden of the serving child measure often, if there is a limit that needs it."""
+        if self._is_told_of_tasks:
+            self._idle_alarm.cancel()
+            if self._is_resting and self.child is not None:
+                self._is_resting = False
+                self.child.watch(idle=False)
+
+    def task_is_measured(self) -> None:
+        """Note that the warden was asked about the task: it measures often from then on."""
+        self._is_resting, self._is_measuring = False, True
 
     def task_ended(self) -> None:
-        """Have the warden measure less if no task begins within IDLE_S; start a spare if it has died."""
-        self._idle_alarm.set(IDLE_S)
+        """Have the warden measure less after IDLE_S with nothing to measure; replace a dead spare."""
+        self._is_measuring = False
+        if not self._is_resting and not self._idle_alarm.pending:
+            self._idle_alarm.set(IDLE_S)
         if self._spare_has_died:
             self._spare_has_died = False
             self.prepare_spare()
 
     def _rest(self) -> None:
-        if self.child is not None and not self._is_resting:
+        if self.child is not None and not self._is_measuring:
             self._is_resting = True
             self.child.watch(idle=True)
 

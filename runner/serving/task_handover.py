@@ -259,6 +259,7 @@ class TaskHandover:
             return
         if not task.usage.is_asked:
             task.usage.watch()
+            self._pool.task_is_measured()
             self._usage_alarm.set(WATCH_S)
         elif task.usage.is_watched:
             task.need_series()  # it has curves at its end, whose answer should not wait for their folder

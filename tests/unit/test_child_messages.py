@@ -11,6 +11,7 @@ from hkrunner.runner.console.event_sink import EventSink
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.child_messages import PROBLEM_MAX
 from hkrunner.runner.serving.streaming import PROBLEMS_MAX
+from hkrunner.runner.serving.task_usage import WATCH_S
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
 from hkrunner.sandbox.shared.messages import (
@@ -344,8 +345,30 @@ def test_a_child_is_replaced_after_the_tasks_that_were_asked_for(serve: Serve) -
     assert one.state is State.IDLE
 
 
-def test_the_warden_samples_until_a_second_after_the_last_task_and_again_at_the_next(serve: Serve) -> None:
+def test_without_limits_the_warden_samples_only_while_a_task_lasts_and_a_second_more(serve: Serve) -> None:
     one = serve(methods=("start",))
+    one.initialize()
+    one.start()
+    one.after(WATCH_S)
+    assert one.child.asked, "the question has it sample"
+    one.after(3.0)
+    one.child_answers()
+    one.child.samples(answers=one.child.asked[-1])
+    for name in ("t2", "t3"):
+        assert one.child.idle == []
+        one.initialize(name)
+        one.start()
+        one.child_answers()
+        one.after(0.6)
+    assert one.child.idle == [True], "brief tasks do not keep it awake"
+    one.initialize("t4")
+    assert one.child.idle == [True]
+
+
+def test_the_warden_of_a_memory_limit_samples_until_a_second_after_the_last_task_and_again_at_the_next(
+    serve: Serve,
+) -> None:
+    one = serve(methods=("start",), limits=Limits(memory_bytes=64 * MI))
     one.initialize()
     one.start()
     one.child_answers()
