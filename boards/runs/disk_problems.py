@@ -14,10 +14,10 @@ class DiskProblems:
 
     _noted: frozenset[int | None] = frozenset()  # errno of each error that has its sentence
 
-    def __init__(self) -> None:
-        """Nothing has gone wrong."""
+    def __init__(self, folder: str) -> None:
+        """Nothing has gone wrong. folder: where the task's record is, or was to be."""
         self.sentences: list[str] = []
-        self.folder = ""  #: where the task's record is, or was to be
+        self.folder = folder
 
     def note(self, what: str, error: OSError) -> None:
         """Add a sentence on what could not be kept, unless there is one on the same error."""

@@ -16,6 +16,8 @@ NAME_MAX_BYTES = 255
 #: A write within one page is never cut.
 PAGE_BYTES = 4096
 _MAX_NUMBER = 10**17
+#: What nearly all ids are, and nothing is to be done about: shorter than any limit, and not `.` or `..`.
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,49}")
 # Control characters are encoded too: a name is printed on terminals.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f%/\ud800-\udfff]")
 
@@ -27,6 +29,8 @@ def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
     percent-encoded instead of refused. Empty becomes `%`, `.` becomes `%2E`, `a/b` becomes `a%2Fb`, and
     `%` itself `%25`; a name above `limit` bytes is cut and ends in `%~` and a hash of the whole.
     """
+    if _PLAIN.fullmatch(text):
+        return text
     if not text:
         return "%"
     if text in (".", ".."):

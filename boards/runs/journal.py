@@ -68,14 +68,9 @@ class Journal:
     def claim_name(self, task: str) -> str:
         """Return the name of a new record for the task; a repeated task id gets a suffix.
 
-        release_name() is to follow once the record has begun.
+        begin() or release_name() is to follow.
         """
         return self._names.claim(task, is_first=self._fd is None)
-
-    @property
-    def others_wait(self) -> bool:
-        """Whether other processes wait for release_name() before they claim names."""
-        return self._names.others_wait
 
     def release_name(self) -> None:
         """Let other processes claim names, which find the latest one of ours in the journal or in tasks/."""
@@ -92,23 +87,26 @@ class Journal:
         *,
         later: bool = False,
     ) -> int:
-        """Record a task as active; return its number in this journal.
+        """Record a task as active under the name it has claimed; return its number in this journal.
 
         entry, extra: what hardly ever differs between tasks. wire: its `initialize`; empty when that is not
-        kept. later: if short, it is written with the next record, or by flush().
+        kept. later: if short, it is written with the next record, or by flush(), unless others wait for the name.
         """
-        self.flush()
-        number = self._number + 1
-        texts = map(encode_basestring_ascii, (name, *ids))
-        facts = _BEGIN_FACTS % (number, *texts, started_ms)
-        pieces = record_pieces(BEGIN, facts.encode(), wire)
-        if self._is_due((entry, extra)):
-            self._begin_file(entry, extra)
-        self._reserve(sum(map(len, pieces)) + _OUTCOME_BYTES)
-        if later and len(wire) <= _HELD_BYTES_MAX:
-            self._held = pieces
-        else:
-            self._append(pieces)
+        try:
+            self.flush()
+            number = self._number + 1
+            texts = map(encode_basestring_ascii, (name, *ids))
+            facts = _BEGIN_FACTS % (number, *texts, started_ms)
+            pieces = record_pieces(BEGIN, facts.encode(), wire)
+            if self._is_due((entry, extra)):
+                self._begin_file(entry, extra)
+            self._reserve(sum(map(len, pieces)) + _OUTCOME_BYTES)
+            if later and len(wire) <= _HELD_BYTES_MAX and not self._names.others_wait:
+                self._held = pieces
+            else:
+                self._append(pieces)
+        finally:
+            self._names.release()
         self._number = number
         self._tasks_left -= 1
         return number

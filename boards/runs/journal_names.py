@@ -68,19 +68,19 @@ class JournalNames:
         if self._growing and not self.others_wait:  # the first of them has begun since the last claim
             may_be_others = not self._lock()
             self._read_others()
-        name = safe_part(task)
         if may_be_others:
-            suffix = f".{os.urandom(4).hex()}"
-            name = safe_part(task, limit=255 - len(suffix)) + suffix
-        number = self._repeats.get(task, 1)
-        while hash(name) in self._latest or hash(name) in self._earlier or self._has_folder(name):
-            number += 1
-            suffix = f".{number}"
-            name = safe_part(task, limit=255 - len(suffix)) + suffix
-        if number > 1:
-            self._repeats[task] = number
-        self._remember(name)
+            name = _with_suffix(task, os.urandom(4).hex())
+        else:
+            name = self._repeated(task) if task in self._repeats else safe_part(task)
+        while (key := hash(name)) in self._latest or key in self._earlier or self._has_folder(name):
+            name = self._repeated(task)
+        self._remember(key)
         return name
+
+    def _repeated(self, task: str) -> str:
+        """Return the next name for a task id that was given before."""
+        number = self._repeats[task] = self._repeats.get(task, 1) + 1
+        return _with_suffix(task, str(number))
 
     @property
     def others_wait(self) -> bool:
@@ -127,10 +127,11 @@ class JournalNames:
     def _has_folder(self, name: str) -> bool:
         return os.access(f"{self._layout.tasks}/{name}", os.F_OK)
 
-    def _remember(self, name: str) -> None:
+    def _remember(self, key: int) -> None:
+        """Have the name with this hash as given."""
         if len(self._latest) >= _REMEMBERED:
             self._earlier, self._latest = self._latest, set()
-        self._latest.add(hash(name))
+        self._latest.add(key)
 
     def _read_others(self) -> None:
         """Read the names that other processes have given up to now."""
@@ -196,6 +197,11 @@ class JournalNames:
                 head = one.facts
             elif one.kind == BEGIN and (found := _NAME.search(one.facts)) is not None:
                 with contextlib.suppress(ValueError):  # not ours: no reader takes it for a record
-                    self._remember(json.loads(found[1]))
+                    self._remember(hash(json.loads(found[1])))
         self._growing[run] = file._replace(at=file.at + end)
         return head
+
+
+def _with_suffix(task: str, text: str) -> str:
+    suffix = f".{text}"
+    return safe_part(task, limit=255 - len(suffix)) + suffix

@@ -17,7 +17,7 @@ from .layout import Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
 from .task_metrics import EarlierMetrics, MetricsOptions, make_temporary_folder, move_to_latest_task
-from .task_record import TaskRecord
+from .task_record import SharedParts, TaskRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,15 +53,21 @@ class Store:
         journal: makes the journal for tasks that need no folder; without one each task gets a folder.
         """
         self.layout = Layout(root)
-        self.metrics_dir = None if metrics_dir is None else os.path.abspath(metrics_dir)
-        self.metrics_root = None if metrics_root is None else os.path.abspath(metrics_root)
-        self._stream_limit_bytes = stream_limit_bytes
         self._logs_ahead = logs_ahead
         self._link = MetricsLink(self.layout)
-        self._earlier = EarlierMetrics()
         self._apart: str | None = None  #: see keep_metrics_apart()
-        self._fallback: str | None = None  #: a temporary folder, where there can be none in the state folder
         self._journal = None if journal is None else journal(self.layout)
+        self._shared = SharedParts(
+            self.layout,
+            self._link,
+            MetricsOptions(
+                None if metrics_dir is None else os.path.abspath(metrics_dir),
+                None if metrics_root is None else os.path.abspath(metrics_root),
+            ),
+            EarlierMetrics(),
+            stream_limit_bytes,
+            self._journal,
+        )
         self._has_lock = False  #: see owner_lock
         #: The latest task: metrics that are written between two tasks are its own.
         self._last: TaskRecord | None = None
@@ -104,15 +110,7 @@ class Store:
         if not self._has_lock:
             self._has_lock = True
             owner_lock.hold(self.root_text)
-        record = TaskRecord(
-            ids,
-            self.layout,
-            self._link,
-            MetricsOptions(self.metrics_dir, self.metrics_root, self._fallback),
-            self._earlier,
-            stream_limit_bytes=self._stream_limit_bytes,
-            journal=self._journal,
-        )
+        record = TaskRecord(ids, self._shared)
         self._keep_late_metrics()
         record.open(
             entry, started_at, extra, empty_logs=self._logs_ahead, wire=wire, begins_later=begins_later
@@ -136,7 +134,8 @@ class Store:
 
         The path is a folder until the first task, and then the link to the latest task's.
         """
-        if known := self.metrics_dir or self._fallback:
+        metrics = self._shared.metrics
+        if known := metrics.volume or metrics.fallback:
             return {"ALGO_METRICS_DIR": known}
         try:
             self.layout.make_folders()
@@ -150,7 +149,8 @@ class Store:
 
         For an algorithm that may not reach the records. close() removes the folder. Never raises.
         """
-        if self.metrics_dir is not None or self._apart is not None:
+        metrics = self._shared.metrics
+        if metrics.volume is not None or self._apart is not None:
             return
         from ...sandbox.linux.abandoned import remove_abandoned, signed_name
 
@@ -164,16 +164,16 @@ class Store:
         except OSError:  # the first task's record meets the same error, and reports it
             self._apart = None
             with contextlib.suppress(OSError):
-                self._fallback = make_temporary_folder()
+                self._shared.metrics = metrics._replace(fallback=make_temporary_folder())
             return
-        self.metrics_dir = self._apart
+        self._shared.metrics = metrics._replace(volume=self._apart)
 
     def _end_metrics_apart(self) -> None:
         """Move what the last task has written to its run folder."""
         folder, self._apart = self._apart, None
-        if self._fallback is not None:
+        if (fallback := self._shared.metrics.fallback) is not None:
             with contextlib.suppress(OSError):  # it is not empty: a task has said where its metrics are
-                os.rmdir(self._fallback)
+                os.rmdir(fallback)
         if folder is None:
             return
         try:

@@ -121,7 +121,7 @@ class TaskMetrics:
     def open_shared(self) -> None:
         """Have ALGO_METRICS_DIR name an empty folder, which becomes the task's own if it writes there.
 
-        take_name() is to follow before that.
+        take_name() is to follow before that, or at once if there is no such folder (recorded_link is None).
         """
         volume = self._options.volume
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .childs_files import take_file
@@ -30,10 +31,26 @@ if TYPE_CHECKING:
     from .journal import Journal
 
 
+@dataclass
+class SharedParts:
+    """What the records of one store have in common."""
+
+    layout: Layout
+    link: MetricsLink
+    metrics: MetricsOptions
+    earlier: EarlierMetrics
+    stream_limit_bytes: int
+    journal: Journal | None
+
+
 class TaskRecord:
     """The record of one task; made by Store.open."""
 
     # Defaults of the class: for most tasks of a millisecond they stay as they are.
+    #: The name of the task's folder, once it has begun.
+    name = ""
+    #: Whether begin() is still to be called.
+    is_to_begin = False
     is_finished = False
     #: Whether the task has a folder; without one only its metrics are kept.
     has_folder = False
@@ -44,36 +61,21 @@ class TaskRecord:
     _output: RecordedOutput | None = None  # None: it has printed nothing
     _task_json_is_one_page = False
     _may_have_folder = False  # whether it gets one when it needs one
-    _begins_later = False  # begin() is still to be called
+    _folder = ""  # a text: a Path costs 10 µs to make, a tenth of a short task
     _input_wire = _output_wire = b""
     _begun: tuple[str, int, Mapping[str, object]] = ("", 0, {})  # entry, time in ms, extra
 
-    def __init__(
-        self,
-        ids: TaskIds,
-        layout: Layout,
-        link: MetricsLink,
-        metrics: MetricsOptions,
-        earlier: EarlierMetrics,
-        *,
-        stream_limit_bytes: int,
-        journal: Journal | None = None,
-    ) -> None:
+    def __init__(self, ids: TaskIds, shared: SharedParts) -> None:
         """Nothing is on disk before open()."""
         self.ids = ids
-        #: The name of the task's folder.
-        self.name = safe_part(ids.task)
-        self._disk = DiskProblems()
+        self._shared = shared
+        self._layout = shared.layout
+        self._journal = shared.journal
+        self._disk = DiskProblems(shared.layout.tasks)
         #: One sentence for each kind of trouble with the disk.
         self.problems = self._disk.sentences
-        self.metrics = TaskMetrics(layout, link, metrics, self._disk)
-        self._layout = layout
-        self._earlier = earlier
-        self._stream_limit_bytes = stream_limit_bytes
-        # A text: a Path costs 10 µs to make, a tenth of a short task.
-        self._folder = self._disk.folder = f"{layout.tasks}/{self.name}"
+        self.metrics = TaskMetrics(shared.layout, shared.link, shared.metrics, self._disk)
         self._facts: dict[str, object] = {}  # what task.json holds
-        self._journal = journal
 
     @property
     def folder(self) -> Path:
@@ -123,6 +125,7 @@ class TaskRecord:
         """
         self._begun = (entry, round(started_at * 1000), extra)
         if self._journal is None:
+            self._use_name(safe_part(self.ids.task))
             self._open_in_folder(empty_logs)
             return
         try:
@@ -130,13 +133,13 @@ class TaskRecord:
         except OSError as error:
             self._disk.note("the task", error)
         if wire is None:
-            self.name = self._journal.claim_name(self.ids.task)
+            self._use_name(self._journal.claim_name(self.ids.task))
             self._open_in_folder(empty_logs)
             self._journal.release_name()
             return
-        self._input_wire, self.takes_values, self._may_have_folder = wire, True, True
+        self._input_wire = wire
+        self.takes_values = self._may_have_folder = self.is_to_begin = True
         self.metrics.open_shared()
-        self._begins_later = True
         if not begins_later:
             self.begin()
 
@@ -145,23 +148,26 @@ class TaskRecord:
 
         later: flush() follows soon, if what comes next has not written the beginning with it.
         """
-        if not self._begins_later or self._journal is None:
+        journal = self._journal
+        if not self.is_to_begin or journal is None:
             return
-        self._begins_later = False
-        self.name = self._journal.claim_name(self.ids.task)
-        self._folder = self._disk.folder = f"{self._layout.tasks}/{self.name}"
-        self.metrics.take_name(self.ids, self.name)
+        self.is_to_begin = False
+        self._use_name(journal.claim_name(self.ids.task))
         entry, started_ms, extra = self._begun
         if (link := self.metrics.recorded_link) is not None:
             extra = {**extra, "metricsLink": link}
-        later = later and not self._journal.others_wait
+        else:
+            self.metrics.take_name(self.ids, self.name)
         try:
-            self.journal_number = self._journal.begin(
+            self.journal_number = journal.begin(
                 entry, extra, self.name, self.ids, started_ms, self._input_wire, later=later
             )
         except OSError as error:
             self._disk.note("the task", error)
-        self._journal.release_name()
+
+    def _use_name(self, name: str) -> None:
+        self.name = name
+        self._folder = self._disk.folder = f"{self._layout.tasks}/{name}"
 
     def flush(self) -> None:
         """Write the beginning to the journal, if that is still to be done."""
@@ -212,6 +218,7 @@ class TaskRecord:
         self.flush()
         self._may_have_folder = False
         name = self.name
+        self.metrics.take_name(self.ids, name)
         try:
             self._make_folder(empty_logs=False)
         except OSError as error:
@@ -250,7 +257,7 @@ class TaskRecord:
         self.begin()
         output = self._output
         if output is None:
-            output = self._output = RecordedOutput(self._stream_limit_bytes, self._disk)
+            output = self._output = RecordedOutput(self._shared.stream_limit_bytes, self._disk)
         journal, number = self._journal, None if self.has_folder else self.journal_number
         if (
             journal is not None
@@ -302,9 +309,8 @@ class TaskRecord:
         self._output_wire = answer
         if self._output is not None:
             self._output.close()
-        self._facts["status"] = "unknown"
-        self._facts.update(result)
-        self.metrics.close(self._earlier, has_failed=self._facts["status"] == "failed")
+        self._facts = {**self._facts, "status": "unknown", **result}
+        self.metrics.close(self._shared.earlier, has_failed=self._facts["status"] == "failed")
         if self.problems and "problems" not in result:
             self._facts["problems"] = list(self.problems)
         if self.has_folder:
@@ -328,11 +334,11 @@ class TaskRecord:
     def _make_folder(self, empty_logs: bool) -> None:
         layout = self._layout
         if self._journal is None:
-            self.name = layout.claim_task(self.ids.task)
+            name = layout.claim_task(self.ids.task)
         else:
-            self.name = layout.claim_named(self.name)
+            name = layout.claim_named(self.name)
         self.has_folder = True
-        self._folder = self._disk.folder = f"{layout.tasks}/{self.name}"
+        self._use_name(name)
         for stream in STREAMS if empty_logs else ():
             _create(f"{self._folder}/{stream}.log")
 

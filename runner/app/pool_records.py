@@ -52,10 +52,7 @@ class PoolRecords:
         try:
             self._layout.make_folders()
             name = journal.claim_name(ids.task)
-            try:
-                at = journal.begin(self._entry, self._extra, name, ids, round(time.time() * 1000), wire)
-            finally:
-                journal.release_name()
+            at = journal.begin(self._entry, self._extra, name, ids, round(time.time() * 1000), wire)
             if at % 1000 == 0 and at > self._keep:
                 journal.forget_before(at - self._keep)
         except OSError as error:

@@ -152,13 +152,13 @@ class ActiveTask:
 
     def begin_record(self) -> None:
         """Begin its record, if that was left for later; flush_record() is to follow unless the task ends."""
-        if self.record is not None:
+        if self.record is not None and self.record.is_to_begin:
             self.record.begin(later=True)
 
     def flush_record(self) -> None:
         """Have the beginning of its record on disk."""
         if self.record is not None:
-            self.record.begin(later=True)
+            self.begin_record()
             self.record.flush()
 
     def _input_for_journal(self) -> bytes | None:
