@@ -110,12 +110,15 @@ class Store:
         if not self._has_lock:
             self._has_lock = True
             owner_lock.hold(self.root_text)
-        record = TaskRecord(ids, self._shared)
         self._keep_late_metrics()
-        record.open(
-            entry, started_at, extra, empty_logs=self._logs_ahead, wire=wire, begins_later=begins_later
-        )
-        self._last = record if self._journal is not None else None
+        record = TaskRecord(ids, self._shared, entry, started_at, extra)
+        if self._journal is None or wire is None:
+            record.open_in_folder(empty_logs=self._logs_ahead)
+        else:
+            record.open_in_journal(wire)
+            if not begins_later:
+                record.begin()
+            self._last = record
         return record
 
     def forget_before(self, number: int) -> None:

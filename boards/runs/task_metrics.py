@@ -190,17 +190,17 @@ class TaskMetrics:
 
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
         """Remove an empty temporary folder; report metrics that went to an earlier task's folder."""
-        if self.place is MetricsPlace.TEMPORARY:
+        place = self.place
+        if place is MetricsPlace.VOLUME:
+            return
+        if place is MetricsPlace.TEMPORARY:
             # The fallback is for the next task, too.
             has_none = is_empty_folder(self.folder) if self._options.fallback else _removed(self.folder)
             if not has_none:
                 self._disk.sentences.append(
                     f"metrics of this task are in {self.folder}; nothing else keeps them"
                 )
-        if self.place is MetricsPlace.VOLUME:
-            return
-        is_empty = self._is_empty or self.place is MetricsPlace.SHARED
-        size = 0 if is_empty else _bytes_of_metrics(self.folder)
+        size = 0 if place is MetricsPlace.SHARED or self._is_empty else _bytes_of_metrics(self.folder)
         if size == 0 and (folder := earlier.find_grown()) is not None:
             self._disk.sentences.append(
                 f"metrics of this task went to task {os.path.basename(folder)}: the writer is created once; "
@@ -212,11 +212,11 @@ class TaskMetrics:
 
     def has_any(self) -> bool:
         """Whether the task has written anything; asked after its end, and looked up once."""
+        volume = self._options.volume
         if self.place is MetricsPlace.SHARED:
-            volume = self._options.volume
             return not (self._link.is_untouched() if volume is None else is_empty_folder(volume))
         if self._is_empty is None:
-            self._is_empty = is_empty_folder(self._options.volume or self.folder)
+            self._is_empty = is_empty_folder(volume or self.folder)
         return not self._is_empty
 
     def _use_temporary_folder(self) -> None:

@@ -63,12 +63,19 @@ class TaskRecord:
     _may_have_folder = False  # whether it gets one when it needs one
     _folder = ""  # a text: a Path costs 10 µs to make, a tenth of a short task
     _input_wire = _output_wire = b""
-    _begun: tuple[str, int, Mapping[str, object]] = ("", 0, {})  # entry, time in ms, extra
 
-    def __init__(self, ids: TaskIds, shared: SharedParts) -> None:
-        """Nothing is on disk before open()."""
+    def __init__(
+        self,
+        ids: TaskIds,
+        shared: SharedParts,
+        entry: str,
+        started_at: float,
+        extra: Mapping[str, object],
+    ) -> None:
+        """Nothing is on disk yet. The arguments are those of Store.open."""
         self.ids = ids
         self._shared = shared
+        self._begun = (entry, round(started_at * 1000), extra)
         self._layout = shared.layout
         self._journal = shared.journal
         self._disk = DiskProblems(shared.layout.tasks)
@@ -109,42 +116,44 @@ class TaskRecord:
         """The algorithm's variables that name the metrics folder."""
         return self.metrics.environment
 
-    def open(
-        self,
-        entry: str,
-        started_at: float,
-        extra: Mapping[str, object],
-        *,
-        empty_logs: bool,
-        wire: bytes | None = None,
-        begins_later: bool = False,
-    ) -> None:
-        """Write the task to disk as "active". The arguments are those of Store.open.
+    def open_in_folder(self, *, empty_logs: bool) -> None:
+        """Write the task to disk as "active", in its folder.
 
         empty_logs: stdout.log and stderr.log exist from the start.
         """
-        self._begun = (entry, round(started_at * 1000), extra)
-        if self._journal is None:
+        journal = self._journal
+        if journal is None:
             self._use_name(safe_part(self.ids.task))
-            self._open_in_folder(empty_logs)
-            return
+        else:
+            self._use_name(journal.claim_name(self.ids.task))
+        try:
+            self._layout.make_folders()
+            try:
+                self._make_folder(empty_logs)
+            except FileNotFoundError:  # someone removed the state folder while we run
+                self._layout.make_folders_again()
+                self._make_folder(empty_logs)
+        except OSError as error:
+            self._disk.note("the task", error)
+        self.metrics.open(self.ids, self.name, self._folder)
+        self._facts = self._first_facts()
+        if self.has_folder:
+            self._write_active()
+        if journal is not None:
+            journal.release_name()
+
+    def open_in_journal(self, wire: bytes) -> None:
+        """Have a place for the task's metrics; begin() is to follow. wire: its `initialize`, if it is kept."""
         try:
             self._layout.make_folders()
         except OSError as error:
             self._disk.note("the task", error)
-        if wire is None:
-            self._use_name(self._journal.claim_name(self.ids.task))
-            self._open_in_folder(empty_logs)
-            self._journal.release_name()
-            return
         self._input_wire = wire
         self.takes_values = self._may_have_folder = self.is_to_begin = True
         self.metrics.open_shared()
-        if not begins_later:
-            self.begin()
 
     def begin(self, *, later: bool = False) -> None:
-        """Begin what open() with begins_later has left to be begun; only the first call counts.
+        """Begin the record in the journal; only the first call after open_in_journal() counts.
 
         later: flush() follows soon, if what comes next has not written the beginning with it.
         """
@@ -193,22 +202,6 @@ class TaskRecord:
         if (folder := self.metrics.recorded_folder) is not None:
             facts["metricsDir"] = folder
         return {**facts, "status": "active"}
-
-    def _open_in_folder(self, empty_logs: bool) -> None:
-        layout = self._layout
-        try:
-            layout.make_folders()
-            try:
-                self._make_folder(empty_logs)
-            except FileNotFoundError:  # someone removed the state folder while we run
-                layout.make_folders_again()
-                self._make_folder(empty_logs)
-        except OSError as error:
-            self._disk.note("the task", error)
-        self.metrics.open(self.ids, self.name, self._folder)
-        self._facts = self._first_facts()
-        if self.has_folder:
-            self._write_active()
 
     def need_folder(self) -> None:
         """Give the task a folder with all that is known of it, if that can be made; also after its end."""

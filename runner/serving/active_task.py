@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ class ActiveTask:
         self.message: WorkerMessage | None = message  #: its initialize, until the child has read it
         self.input_bytes = message.size
         self.limit_bytes = limit_bytes
-        self.keep_bytes = keep_bytes
+        self._keep_max = math.inf if keep_bytes is None else keep_bytes
         self._gpus = gpus
         self.problems: list[str] = []
         #: The folder in which its child writes the files of its record; None: in the record's own.
@@ -163,14 +164,12 @@ class ActiveTask:
 
     def _input_for_journal(self) -> bytes | None:
         """Return the `initialize` for the journal: empty if it is not to be kept, None if it needs a file."""
-        if not self._is_kept(self.input_bytes):
+        if self.input_bytes > self._keep_max:
             return b""
-        if self.message is None or self.message.blob is not None or self.input_bytes > VALUE_MAX:
+        message = self.message
+        if message is None or message.blob is not None or self.input_bytes > VALUE_MAX:
             return None
-        return bytes(self.message.data)
-
-    def _is_kept(self, size: int) -> bool:
-        return self.keep_bytes is None or size <= self.keep_bytes
+        return bytes(message.data)
 
     def printed(self, stream: str, data: bytes) -> None:
         """Record what the algorithm has printed, and remember its last lines."""
@@ -281,10 +280,9 @@ class ActiveTask:
 
     def _move_to_folder(self, record: TaskRecord, status: str) -> None:
         """Make the record a folder if there is more to keep than small values."""
-        size = self._answer_bytes
         if record.metrics.has_any():
             record.need_metrics_folder()
-        elif status != "succeed" or (size > VALUE_MAX and self._is_kept(size)):
+        elif status != "succeed" or VALUE_MAX < self._answer_bytes <= self._keep_max:
             record.need_folder()
 
     def peak(self) -> int:
@@ -304,12 +302,31 @@ class ActiveTask:
             most = {name: 8 * size + 1024 for name, size in sizes.items()}
             record.take_values(self.files_from, most)
         facts = result.outcome()
+        # A brief task that succeeds has neither, nor what is written there.
+        if record.has_folder or self.series is not None:
+            self._finish_files(record, result, facts["error"])
+        if self.input_bytes > self._keep_max or self._answer_bytes > self._keep_max:
+            sizes = {"input": self.input_bytes, "output": self._answer_bytes}
+            facts["notKept"] = {name: size for name, size in sizes.items() if size > self._keep_max}
+        if self.ran_before and self._tail is not None:
+            facts["ranBefore"] = list(self.ran_before)
+        del facts["metricsDir"]  # it is below the record's own root, which may be moved
+        if self.protection is self._recorded_protection:
+            del facts["protection"]  # in a journal, its head has it for all tasks
+        is_here = record.takes_values and result.status == "succeed"
+        is_here = is_here and self._answer_bytes <= min(VALUE_MAX, self._keep_max)
+        record.finish(facts, self.answer if is_here else b"")
+        if record.problems:
+            result.problems.extend(record.problems)
+
+    def _finish_files(self, record: TaskRecord, result: Result, error: object) -> None:
+        """Complete the curves, and the files beside task.json, of a task that has a folder."""
         sampled = self.usage is not None and bool(self.usage.samples)
         # If the task was over before the first sample, its usage becomes one point of the curve: of a failed
         # task, where it may show the reason; of one that succeeded only beside curves of its own, since it
         # costs time.
         wanted = self.series is not None or result.status != "succeed"
-        if result.peak_bytes and not sampled and (wanted or (record.has_folder and record.metrics.has_any())):
+        if result.peak_bytes and not sampled and (wanted or record.metrics.has_any()):
             cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
             self._need_series(record).sample(
                 time.time(), cpu_cores=cores, memory_bytes=result.peak_bytes, limit_bytes=self.limit_bytes
@@ -325,19 +342,8 @@ class ActiveTask:
         if result.status != "succeed":
             with contextlib.suppress(OSError):  # made by a child that died before it had a result
                 os.unlink(f"{record.folder_text}/.output.json.part")
-        if result.failure is not None:
-            record.write("error.json", json.dumps(facts["error"]).encode())
-        if not (self._is_kept(self.input_bytes) and self._is_kept(self._answer_bytes)):
-            sizes = {"input": self.input_bytes, "output": self._answer_bytes}
-            facts["notKept"] = {name: size for name, size in sizes.items() if not self._is_kept(size)}
-        if self.ran_before and self._tail is not None:
-            facts["ranBefore"] = list(self.ran_before)
-        del facts["metricsDir"]  # it is below the record's own root, which may be moved
-        if self.protection is self._recorded_protection:
-            del facts["protection"]  # in a journal, its head has it for all tasks
-        is_here = record.takes_values and result.status == "succeed" and self._answer_bytes <= VALUE_MAX
-        record.finish(facts, self.answer if is_here and self._is_kept(self._answer_bytes) else b"")
-        result.problems.extend(record.problems)
+        if error is not None:
+            record.write("error.json", json.dumps(error).encode())
 
     def output(self) -> bytes | None:
         """Return the result's own JSON out of the answer, None for another encoding."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 from ...boards.runs.journal_values import VALUE_MAX
 from ...sandbox.parent import warden_launch
@@ -191,33 +192,35 @@ class TaskHandover:
         """Return what the child needs to begin. Begin has no room for a memfd: it is two messages then."""
         if task.record is None and message.blob is None:
             return (Begin(message.data, is_announced),)
-        place = self._folders(task, is_announced=is_announced)
+        place = self._folders(task)
         if message.blob is not None:
-            return _initialize(message), place
-        return (Begin(message.data, **place.given),)
+            return _initialize(message), UseFolder(is_announced=is_announced, **place)
+        return (Begin(message.data, is_announced, **place),)
 
-    def _folders(self, task: ActiveTask, *, is_announced: bool = False) -> UseFolder:
-        """Return where the child finds the task's folders, and what it is to keep there."""
+    def _folders(self, task: ActiveTask) -> dict[str, Any]:
+        """Return where the child finds the task's folders, and what it is to keep there: UseFolder's fields."""
         record, keep_bytes = task.record, self._settings.records.keep_values_bytes
         if record is None:
-            return UseFolder(is_announced=is_announced)
-        child, new_env = self._pool.child, None
+            return {}
+        child, link = self._pool.child, record.metrics.link
+        place: dict[str, Any] = {}
         if self._settings.local_run.is_local:
-            new_env = record.environment
-        elif self._told_metrics != (child, record.metrics.link):
+            place["env"] = record.environment
+        elif self._told_metrics != (child, link):
             # Only what stays the same: glibc keeps every value that a variable ever had, 130 bytes a task for
             # ever (measured). And a message without fields is read in no time.
-            self._told_metrics = child, record.metrics.link
-            new_env = {"ALGO_METRICS_DIR": record.metrics.link}
+            self._told_metrics = child, link
+            place["env"] = {"ALGO_METRICS_DIR": link}
         if record.takes_values and keep_bytes is not None and keep_bytes <= VALUE_MAX:
-            return UseFolder(is_announced=is_announced, env=new_env)
+            return place
         task.begin_record()  # from then on its folder has a name
         folder = record.folder_text if record.has_folder or record.takes_values else None
         if folder is not None and child is not None and child.records_folder is not None:
             # An isolated child cannot reach the records: at the end its files are moved there.
             folder = task.files_from = child.records_folder
-        recorded_bytes = VALUE_MAX if record.takes_values else 0
-        return UseFolder(folder, keep_bytes, new_env, is_announced, recorded_bytes)
+        if record.takes_values:
+            place["recorded_bytes"] = VALUE_MAX
+        return {**place, "folder": folder, "keep_max_bytes": keep_bytes}
 
     # ---- what the child does with it
 
@@ -231,7 +234,7 @@ class TaskHandover:
         self._opener.open(task, names, child.protection)
         self.begun(task, child)
         if self._way is Handover.CHILD_NAMES_IT:
-            child.send(task.number, self._folders(task))
+            child.send(task.number, UseFolder(**self._folders(task)))
 
     def begun(self, task: ActiveTask, child: Child) -> None:
         """The child has begun the task, which no other child can take any more."""
