@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 
 class DiskProblems:
@@ -14,18 +15,21 @@ class DiskProblems:
 
     _noted: frozenset[int | None] = frozenset()  # errno of each error that has its sentence
 
-    def __init__(self, folder: str) -> None:
-        """Nothing has gone wrong. folder: where the task's record is, or was to be."""
+    task = ""  #: the name of the task's folder, once it is known
+
+    def __init__(self, tasks_folder: str) -> None:
+        """Nothing has gone wrong. tasks_folder: where the task's folder is, or was to be."""
         self.sentences: list[str] = []
-        self.folder = folder
+        self._tasks_folder = tasks_folder
 
     def note(self, what: str, error: OSError) -> None:
         """Add a sentence on what could not be kept, unless there is one on the same error."""
         if error.errno in self._noted:
             return
         self._noted |= {error.errno}
+        folder = os.path.join(self._tasks_folder, self.task)
         code = errno.errorcode.get(error.errno or 0, "")
         self.sentences.append(
-            f"{what} cannot be kept in {self.folder}: {error.strerror} ({code}); the task goes on without. "
+            f"{what} cannot be kept in {folder}: {error.strerror} ({code}); the task goes on without. "
             "--state-dir DIR keeps it elsewhere, --no-state nowhere"
         )

@@ -90,7 +90,7 @@ class Journal:
         """Record a task as active under the name it has claimed; return its number in this journal.
 
         entry, extra: what hardly ever differs between tasks. wire: its `initialize`; empty when that is not
-        kept. later: if short, it is written with the next record, or by flush(), unless others wait for the name.
+        kept. later: if short, it is written with the next record, or by flush(); at once if others wait.
         """
         try:
             self.flush()

@@ -16,7 +16,7 @@ from .files import unlock_folder
 from .layout import Layout
 from .metrics_link import MetricsLink
 from .task_ids import TaskIds
-from .task_metrics import EarlierMetrics, MetricsOptions, make_temporary_folder, move_to_latest_task
+from .task_metrics import EarlierMetrics, MetricsPlaces, make_temporary_folder, move_to_latest_task
 from .task_record import SharedParts, TaskRecord
 
 if TYPE_CHECKING:
@@ -59,8 +59,9 @@ class Store:
         self._journal = None if journal is None else journal(self.layout)
         self._shared = SharedParts(
             self.layout,
-            self._link,
-            MetricsOptions(
+            MetricsPlaces(
+                self.layout,
+                self._link,
                 None if metrics_dir is None else os.path.abspath(metrics_dir),
                 None if metrics_root is None else os.path.abspath(metrics_root),
             ),
@@ -83,6 +84,11 @@ class Store:
         from pathlib import Path
 
         return Path(self.root_text)
+
+    @property
+    def metrics_root(self) -> str | None:
+        """The folder of the user's that tasks write their metrics to; None: their own folders."""
+        return self._shared.metrics.root
 
     def next_local_task(self) -> str:
         """Return the next free name t1, t2, ...; its folder exists, so no other process takes the name."""
@@ -167,9 +173,9 @@ class Store:
         except OSError:  # the first task's record meets the same error, and reports it
             self._apart = None
             with contextlib.suppress(OSError):
-                self._shared.metrics = metrics._replace(fallback=make_temporary_folder())
+                metrics.fallback = make_temporary_folder()
             return
-        self._shared.metrics = metrics._replace(volume=self._apart)
+        metrics.volume = self._apart
 
     def _end_metrics_apart(self) -> None:
         """Move what the last task has written to its run folder."""

@@ -13,7 +13,7 @@ import enum
 import itertools
 import os
 from collections import deque
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from .disk_problems import DiskProblems
 from .files import is_empty_folder, unlock_folder
@@ -27,9 +27,12 @@ _EARLIER_FOLDERS = 8
 _FILES_LOOKED_AT = 1000
 
 
-class MetricsOptions(NamedTuple):
-    """Where metrics go instead of a task's own run folder; at most one of the two is set."""
+@dataclass
+class MetricsPlaces:
+    """Where the metrics of a store's tasks go; at most one of volume and root is set."""
 
+    layout: Layout
+    link: MetricsLink
     #: The cluster's shared folder: ALGO_METRICS_DIR as it was set for hkrunner.
     volume: str | None = None
     #: A folder of the user's: each task writes to <root>/<task>, and what lies there already is not touched.
@@ -79,22 +82,14 @@ class TaskMetrics:
     _user_folder = ""
     _is_empty: bool | None = None  # None: not looked at yet
 
-    def __init__(
-        self,
-        layout: Layout,
-        link: MetricsLink,
-        options: MetricsOptions,
-        disk: DiskProblems,
-    ) -> None:
+    def __init__(self, places: MetricsPlaces, disk: DiskProblems) -> None:
         """Nothing is made yet."""
-        #: The task's run folder for good. A text: a Path costs 10 µs to make, a tenth of a short task.
-        self.folder = layout.runs
-        #: What ALGO_METRICS_DIR says, the same for all tasks of a store.
-        self.link = layout.runs
-        self._layout = layout
-        self._link = link
-        self._options = options
+        self._places = places
         self._disk = disk
+        #: The task's run folder for good. A text: a Path costs 10 µs to make, a tenth of a short task.
+        self.folder = places.layout.runs
+        #: What ALGO_METRICS_DIR says, the same for all tasks of a store.
+        self.link = self.folder
 
     @property
     def written_to(self) -> str:
@@ -110,24 +105,24 @@ class TaskMetrics:
     @property
     def recorded_folder(self) -> str | None:
         """The run folder relative to the state folder, for task.json; None when it lies elsewhere."""
-        prefix = self._layout.root_text + "/"
-        return self.folder[len(prefix) :] if self.folder.startswith(self._layout.runs + "/") else None
+        prefix = self._places.layout.root_text + "/"
+        return self.folder[len(prefix) :] if self.folder.startswith(self._places.layout.runs + "/") else None
 
     @property
     def recorded_link(self) -> str | None:
         """What the task writes to until it has a run folder, relative to the state folder."""
-        return self._link.recorded_path if self.place is MetricsPlace.SHARED else None
+        return self._places.link.recorded_path if self.place is MetricsPlace.SHARED else None
 
     def open_shared(self) -> None:
         """Have ALGO_METRICS_DIR name an empty folder, which becomes the task's own if it writes there.
 
         take_name() is to follow before that, or at once if there is no such folder (recorded_link is None).
         """
-        volume = self._options.volume
+        volume = self._places.volume
         try:
             if volume is not None:
                 self._empty_volume(volume)
-            link = self._link.make_empty_folder()
+            link = self._places.link.make_empty_folder()
             self.link = link if volume is None else volume
             self.place = MetricsPlace.SHARED
         except OSError as error:
@@ -137,13 +132,13 @@ class TaskMetrics:
     def take_name(self, ids: TaskIds, name: str) -> None:
         """Know where the run folder of the task would be, after open_shared()."""
         if self.place is not MetricsPlace.TEMPORARY:
-            self.folder = f"{self._layout.run_parent(ids.pipeline, ids.node, ids.job)}/{name}"
+            self.folder = f"{self._places.layout.run_parent(ids.pipeline, ids.node, ids.job)}/{name}"
 
     def make_folder(self, name: str) -> None:
         """Make the task's run folder. What it writes goes there only with take_shared()."""
         if self.place is MetricsPlace.SHARED and not self.has_folder:
             try:
-                self.folder = self._layout.claim_run(os.path.dirname(self.folder), name)
+                self.folder = self._places.layout.claim_run(os.path.dirname(self.folder), name)
                 self.has_folder = True
             except OSError as error:
                 self._disk.note("metrics", error)
@@ -151,9 +146,11 @@ class TaskMetrics:
     def take_shared(self, task_folder: str) -> None:
         """Move what the task has written to its run folder, and have ALGO_METRICS_DIR lead there."""
         if self.place is MetricsPlace.SHARED and self.has_folder:
-            volume = self._options.volume
+            volume = self._places.volume
             try:
-                self._link.lead_to(self.folder, task_folder, real=self.folder, is_in_use=volume is None)
+                self._places.link.lead_to(
+                    self.folder, task_folder, real=self.folder, is_in_use=volume is None
+                )
                 if volume is None:
                     self.place = MetricsPlace.RUN_FOLDER
                 else:
@@ -164,15 +161,15 @@ class TaskMetrics:
 
     def open(self, ids: TaskIds, name: str, task_folder: str) -> None:
         """Create the folder, or empty it, and have ALGO_METRICS_DIR lead to it."""
-        layout, options = self._layout, self._options
+        layout, places = self._places.layout, self._places
         parent = layout.run_parent(ids.pipeline, ids.node, ids.job)
         self.folder = self.link = f"{parent}/{name}"
         try:
             run = self.folder = layout.claim_run(parent, name)
-            self.link = self._link.claim()
+            self.link = self._places.link.claim()
             self.place = MetricsPlace.RUN_FOLDER
-            if options.root is not None:
-                self._user_folder = layout.claim_run(options.root, name)
+            if places.root is not None:
+                self._user_folder = layout.claim_run(places.root, name)
                 os.rmdir(run)
                 os.symlink(self._user_folder, run)
                 self.place = MetricsPlace.USER_FOLDER
@@ -180,10 +177,10 @@ class TaskMetrics:
             self._disk.note("metrics", error)
             self._use_temporary_folder()
             return
-        if options.volume is not None:
-            self._use_volume(options.volume, run)
+        if places.volume is not None:
+            self._use_volume(places.volume, run)
         try:
-            self._link.lead_to(run, task_folder, real=self._user_folder or run)
+            self._places.link.lead_to(run, task_folder, real=self._user_folder or run)
         except OSError as error:
             self._disk.note("metrics", error)
             self.link = self.folder
@@ -195,7 +192,7 @@ class TaskMetrics:
             return
         if place is MetricsPlace.TEMPORARY:
             # The fallback is for the next task, too.
-            has_none = is_empty_folder(self.folder) if self._options.fallback else _removed(self.folder)
+            has_none = is_empty_folder(self.folder) if self._places.fallback else _removed(self.folder)
             if not has_none:
                 self._disk.sentences.append(
                     f"metrics of this task are in {self.folder}; nothing else keeps them"
@@ -212,9 +209,9 @@ class TaskMetrics:
 
     def has_any(self) -> bool:
         """Whether the task has written anything; asked after its end, and looked up once."""
-        volume = self._options.volume
+        volume = self._places.volume
         if self.place is MetricsPlace.SHARED:
-            return not (self._link.is_untouched() if volume is None else is_empty_folder(volume))
+            return not (self._places.link.is_untouched() if volume is None else is_empty_folder(volume))
         if self._is_empty is None:
             self._is_empty = is_empty_folder(volume or self.folder)
         return not self._is_empty
@@ -222,11 +219,11 @@ class TaskMetrics:
     def _use_temporary_folder(self) -> None:
         """Use a temporary folder, so that a writer in user code works where the state folder does not."""
         self._user_folder = ""
-        if self._options.volume is not None:
-            self.place, self.link = MetricsPlace.VOLUME, self._options.volume
+        if self._places.volume is not None:
+            self.place, self.link = MetricsPlace.VOLUME, self._places.volume
             return
         try:
-            self.folder = self.link = self._options.fallback or make_temporary_folder()
+            self.folder = self.link = self._places.fallback or make_temporary_folder()
             self.place = MetricsPlace.TEMPORARY
         except OSError:
             self.place = MetricsPlace.NOWHERE  # the first error was reported, and has the same cause
@@ -247,7 +244,7 @@ class TaskMetrics:
             unlock_folder(volume)
             names = os.listdir(volume)
             if names:
-                move_to_latest_task(self._layout, volume, names, self._link)
+                move_to_latest_task(self._places.layout, volume, names, self._places.link)
             return True
         except OSError as error:  # shutil.Error is one
             self._disk.sentences.append(

@@ -20,10 +20,9 @@ from .disk_problems import DiskProblems
 from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json
 from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
-from .metrics_link import MetricsLink
 from .recorded_output import RecordedOutput
 from .task_ids import TaskIds
-from .task_metrics import EarlierMetrics, MetricsOptions, MetricsPlace, TaskMetrics
+from .task_metrics import EarlierMetrics, MetricsPlace, MetricsPlaces, TaskMetrics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +35,7 @@ class SharedParts:
     """What the records of one store have in common."""
 
     layout: Layout
-    link: MetricsLink
-    metrics: MetricsOptions
+    metrics: MetricsPlaces
     earlier: EarlierMetrics
     stream_limit_bytes: int
     journal: Journal | None
@@ -61,7 +59,6 @@ class TaskRecord:
     _output: RecordedOutput | None = None  # None: it has printed nothing
     _task_json_is_one_page = False
     _may_have_folder = False  # whether it gets one when it needs one
-    _folder = ""  # a text: a Path costs 10 µs to make, a tenth of a short task
     _input_wire = _output_wire = b""
 
     def __init__(
@@ -81,18 +78,18 @@ class TaskRecord:
         self._disk = DiskProblems(shared.layout.tasks)
         #: One sentence for each kind of trouble with the disk.
         self.problems = self._disk.sentences
-        self.metrics = TaskMetrics(shared.layout, shared.link, shared.metrics, self._disk)
+        self.metrics = TaskMetrics(shared.metrics, self._disk)
         self._facts: dict[str, object] = {}  # what task.json holds
 
     @property
     def folder(self) -> Path:
         """tasks/<name>."""
-        return _path(self._folder)
+        return _path(self.folder_text)
 
     @property
     def folder_text(self) -> str:
-        """The folder as text."""
-        return self._folder
+        """The folder as text: a Path costs 10 µs to make, a tenth of a short task."""
+        return f"{self._layout.tasks}/{self.name}"
 
     @property
     def metrics_text(self) -> str | None:
@@ -123,9 +120,9 @@ class TaskRecord:
         """
         journal = self._journal
         if journal is None:
-            self._use_name(safe_part(self.ids.task))
+            self.name = self._disk.task = safe_part(self.ids.task)
         else:
-            self._use_name(journal.claim_name(self.ids.task))
+            self.name = self._disk.task = journal.claim_name(self.ids.task)
         try:
             self._layout.make_folders()
             try:
@@ -135,7 +132,7 @@ class TaskRecord:
                 self._make_folder(empty_logs)
         except OSError as error:
             self._disk.note("the task", error)
-        self.metrics.open(self.ids, self.name, self._folder)
+        self.metrics.open(self.ids, self.name, self.folder_text)
         self._facts = self._first_facts()
         if self.has_folder:
             self._write_active()
@@ -143,7 +140,10 @@ class TaskRecord:
             journal.release_name()
 
     def open_in_journal(self, wire: bytes) -> None:
-        """Have a place for the task's metrics; begin() is to follow. wire: its `initialize`, if it is kept."""
+        """Have a place for the task's metrics; begin() is to follow.
+
+        wire: its `initialize`, empty if it is not to be kept.
+        """
         try:
             self._layout.make_folders()
         except OSError as error:
@@ -161,7 +161,7 @@ class TaskRecord:
         if not self.is_to_begin or journal is None:
             return
         self.is_to_begin = False
-        self._use_name(journal.claim_name(self.ids.task))
+        self.name = self._disk.task = journal.claim_name(self.ids.task)
         entry, started_ms, extra = self._begun
         if (link := self.metrics.recorded_link) is not None:
             extra = {**extra, "metricsLink": link}
@@ -173,10 +173,6 @@ class TaskRecord:
             )
         except OSError as error:
             self._disk.note("the task", error)
-
-    def _use_name(self, name: str) -> None:
-        self.name = name
-        self._folder = self._disk.folder = f"{self._layout.tasks}/{name}"
 
     def flush(self) -> None:
         """Write the beginning to the journal, if that is still to be done."""
@@ -217,10 +213,11 @@ class TaskRecord:
         except OSError as error:
             self._disk.note("the task", error)
             return
-        if self._output is not None and not self._output.move_to_files(self._folder):
+        if self._output is not None and not self._output.move_to_files(self.folder_text):
             with contextlib.suppress(OSError):
-                os.rmdir(self._folder)
-            self.name, self.has_folder = name, False
+                os.rmdir(self.folder_text)
+            self.has_folder = False
+            self.name = self._disk.task = name
             return
         self._write_value("input.json", self._input_wire, input_json)
         self.metrics.make_folder(self.name)
@@ -238,7 +235,7 @@ class TaskRecord:
         """As need_folder(), and have ALGO_METRICS_DIR lead to the task's own run folder."""
         self.need_folder()
         if self.has_folder:
-            self.metrics.take_shared(self._folder)
+            self.metrics.take_shared(self.folder_text)
 
     def append(self, stream: str, data: bytes) -> None:
         """Add output of the stream "stdout" or "stderr"; cut at the limit, with one line that says so.
@@ -260,7 +257,7 @@ class TaskRecord:
             return
         self.need_folder()
         if self.has_folder:
-            output.append_to_file(self._folder, stream, data)
+            output.append_to_file(self.folder_text, stream, data)
         else:
             output.stop()
 
@@ -269,7 +266,7 @@ class TaskRecord:
         if not self.has_folder:
             return False
         try:
-            replace_file(f"{self._folder}/{safe_part(name)}", data)
+            replace_file(f"{self.folder_text}/{safe_part(name)}", data)
         except OSError as error:
             self._disk.note(name, error)
             return False
@@ -282,7 +279,7 @@ class TaskRecord:
         """
         for name, most in most_bytes.items():
             try:
-                if not take_file(f"{folder}/{name}", f"{self._folder}/{name}", most_bytes=most):
+                if not take_file(f"{folder}/{name}", f"{self.folder_text}/{name}", most_bytes=most):
                     self.problems.append(f"{name} is not kept: the algorithm has put something else there")
             except FileNotFoundError:
                 continue
@@ -310,7 +307,7 @@ class TaskRecord:
             self._write_value("output.json", answer, output_json)
             data = to_json(self._facts)
             fits = self._task_json_is_one_page and len(data) <= PAGE_BYTES
-            is_written = (fits and overwrite_page(f"{self._folder}/task.json", data)) or self.write(
+            is_written = (fits and overwrite_page(f"{self.folder_text}/task.json", data)) or self.write(
                 "task.json", data
             )
             self._leave_journal(is_written)
@@ -326,14 +323,12 @@ class TaskRecord:
 
     def _make_folder(self, empty_logs: bool) -> None:
         layout = self._layout
-        if self._journal is None:
-            name = layout.claim_task(self.ids.task)
-        else:
-            name = layout.claim_named(self.name)
+        task = self.ids.task
+        name = layout.claim_task(task) if self._journal is None else layout.claim_named(self.name)
         self.has_folder = True
-        self._use_name(name)
+        self.name = self._disk.task = name
         for stream in STREAMS if empty_logs else ():
-            _create(f"{self._folder}/{stream}.log")
+            _create(f"{self.folder_text}/{stream}.log")
 
     def _write_active(self) -> bool:
         data = to_json(self._facts)

@@ -125,13 +125,13 @@ class NameQueue:
 
     def append(self, name: str) -> None:
         """The name is the last of the queue."""
-        self._data += name.encode(errors="surrogateescape") + b"/"
+        self._data += name.encode() + b"/"
         self._count += 1
 
     def popleft(self) -> str:
         """Take the first name off the queue."""
         end = self._data.index(b"/", self._begin)
-        name = self._data[self._begin : end].decode(errors="surrogateescape")
+        name = self._data[self._begin : end].decode()
         self._begin, self._count = end + 1, self._count - 1
         if self._begin > len(self._data) // 2:
             del self._data[: self._begin]

@@ -90,8 +90,8 @@ class Result:
             **self.outcome(),
         }
 
-    def outcome(self) -> dict[str, Any]:
-        """Return the same without the names of the task."""
+    def outcome(self, *, with_protection: bool = True) -> dict[str, Any]:
+        """Return the same without the names of the task, and possibly without its protection."""
         error = None
         if self.failure is not None:
             one = self.failure
@@ -99,7 +99,7 @@ class Result:
         logs = None
         if self.folder is not None:
             logs = {"stdout": f"{self.folder}/stdout.log", "stderr": f"{self.folder}/stderr.log"}
-        return {
+        facts: dict[str, Any] = {
             "status": self.status,
             "reason": self.reason,
             "error": error,
@@ -109,10 +109,12 @@ class Result:
             "peakMemBytes": self.peak_bytes,
             "memLimitBytes": self.limit_bytes,
             "cpuSeconds": None if self.cpu_s is None else round(self.cpu_s, 6),
-            "protection": self.protection.as_dict() if self.protection is not None else None,
-            "metricsDir": self.metrics_dir,
-            "logs": logs,
         }
+        if with_protection:
+            facts["protection"] = self.protection.as_dict() if self.protection is not None else None
+        facts["metricsDir"] = self.metrics_dir
+        facts["logs"] = logs
+        return facts
 
     def line(self) -> bytes:
         """Return the object of --json, on one line."""

@@ -301,7 +301,8 @@ class ActiveTask:
             # As JSON, a value has up to six times the bytes of another encoding.
             most = {name: 8 * size + 1024 for name, size in sizes.items()}
             record.take_values(self.files_from, most)
-        facts = result.outcome()
+        # In a journal, the head of the file has the protection for all tasks.
+        facts = result.outcome(with_protection=self.protection is not self._recorded_protection)
         # A brief task that succeeds has neither, nor what is written there.
         if record.has_folder or self.series is not None:
             self._finish_files(record, result, facts["error"])
@@ -311,8 +312,6 @@ class ActiveTask:
         if self.ran_before and self._tail is not None:
             facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
-        if self.protection is self._recorded_protection:
-            del facts["protection"]  # in a journal, its head has it for all tasks
         is_here = record.takes_values and result.status == "succeed"
         is_here = is_here and self._answer_bytes <= min(VALUE_MAX, self._keep_max)
         record.finish(facts, self.answer if is_here else b"")

@@ -79,6 +79,9 @@ class TaskHandover:
         self._opener = opener
         visible = settings.code.variables.get(_VISIBLE_GPUS, os.environ.get(_VISIBLE_GPUS))
         self._gpus = GpuSampler(visible)
+        kept_bytes = settings.records.keep_values_bytes
+        #: Whether each value that is kept has its place in the journal, if the task's record is there.
+        self._keeps_no_large_values = kept_bytes is not None and kept_bytes <= VALUE_MAX
         self._usage_alarm = loop.alarm(self._watch_usage)
         self._record_alarm = loop.alarm(self._flush_record)
         #: A child, and ALGO_METRICS_DIR as it has it.
@@ -198,8 +201,8 @@ class TaskHandover:
         return (Begin(message.data, is_announced, **place),)
 
     def _folders(self, task: ActiveTask) -> dict[str, Any]:
-        """Return where the child finds the task's folders, and what it is to keep there: UseFolder's fields."""
-        record, keep_bytes = task.record, self._settings.records.keep_values_bytes
+        """Return UseFolder's fields: where the child finds the task's folders, and what it keeps there."""
+        record = task.record
         if record is None:
             return {}
         child, link = self._pool.child, record.metrics.link
@@ -211,7 +214,7 @@ class TaskHandover:
             # ever (measured). And a message without fields is read in no time.
             self._told_metrics = child, link
             place["env"] = {"ALGO_METRICS_DIR": link}
-        if record.takes_values and keep_bytes is not None and keep_bytes <= VALUE_MAX:
+        if record.takes_values and self._keeps_no_large_values:
             return place
         task.begin_record()  # from then on its folder has a name
         folder = record.folder_text if record.has_folder or record.takes_values else None
@@ -220,7 +223,7 @@ class TaskHandover:
             folder = task.files_from = child.records_folder
         if record.takes_values:
             place["recorded_bytes"] = VALUE_MAX
-        return {**place, "folder": folder, "keep_max_bytes": keep_bytes}
+        return {**place, "folder": folder, "keep_max_bytes": self._settings.records.keep_values_bytes}
 
     # ---- what the child does with it
 
