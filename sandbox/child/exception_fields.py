@@ -7,6 +7,7 @@ and texts whose methods are the user's.
 from __future__ import annotations
 
 import builtins
+import os
 import re
 import sys
 from types import TracebackType
@@ -88,6 +89,34 @@ def integer_of(value: Any) -> int:
     if is_a(value, str) and re.match(r"[0-9]{1,18}\Z", value):
         return int(exact(value))
     return 0
+
+
+def syntax_place(error: BaseException) -> Optional[Tuple[str, int]]:
+    """Return file and line that a SyntaxError names, None where there are none to show.
+
+    Parsers of users' own raise it as well, with fields of any type: `("app.cfg", "12", "3", b"x")`.
+    """
+    if not is_a(error, SyntaxError):
+        return None
+    filename, lineno = field(SyntaxError, "filename", error), integer_of(field(SyntaxError, "lineno", error))
+    if is_a(filename, bytes):
+        filename = os.fsdecode(memoryview(filename).tobytes())
+    if not is_a(filename, str) or lineno < 1:
+        return None
+    filename = cut(exact(filename), TEXT_MAX)
+    return (filename, lineno) if filename else None
+
+
+def marked_line(error: BaseException) -> str:
+    """Return the source line that a SyntaxError holds, with a caret below its column; "" for none."""
+    text = field(SyntaxError, "text", error)
+    if is_a(text, bytes):
+        text = memoryview(text)[:1000].tobytes().decode("utf-8", "replace")
+    line = exact(text).rstrip("\n")[:300] if is_a(text, str) else ""
+    if not line:
+        return ""
+    column = min(max(integer_of(field(SyntaxError, "offset", error)), 1), 300)
+    return f"\n    {line}\n    {' ' * (column - 1)}^"
 
 
 def leaves_of(error: BaseException) -> List[BaseException]:

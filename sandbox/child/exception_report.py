@@ -14,22 +14,23 @@ import os
 import sys
 import traceback
 from types import FrameType, TracebackType
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
-from .exception_codes import code_of, hint_of
+from .exception_codes import code_of, hint_of, is_about_memory
 from .exception_fields import (
     TEXT_MAX,
     causes_of,
     cut,
     exact,
     field,
-    integer_of,
     is_a,
     is_larger,
     last_entries,
     leaves_of,
+    marked_line,
     members_of,
     name_of,
+    syntax_place,
     text_of,
     traceback_of,
 )
@@ -72,7 +73,7 @@ class _StackFrame(NamedTuple):
     filename: str
     lineno: Optional[int]
     name: str
-    line: str  #: Its source text, "" where there is none.
+    names: Dict[str, Any]  #: Its global names, by which a module's loader is found.
 
 
 def describe(error: BaseException, folder: str, *, code: str = "", during: str = "") -> Dict[str, Any]:
@@ -96,10 +97,12 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     name = _full_name(error)
     text = text_of(error)
     frames = _frames(error)
-    place = _unreadable_file(error, folder) or _place(frames, folder)
+    is_of_memory = is_about_memory(error)
+    source = _source_read_alone if is_of_memory else _source
+    place = ("" if is_of_memory else _unreadable_file(error, folder)) or _place(frames, folder)
     below = ""
     code = code or code_of(error)
-    syntax = _syntax_place(error)
+    syntax = syntax_place(error)
     if is_a(error, SystemExit):
         code = "EXITED"
         sentence = f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered"
@@ -108,19 +111,20 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
         message = field(SyntaxError, "msg", error)
         sentence = f"{name}: {cut(exact(message), TEXT_MAX) if is_a(message, str) else text}"
         place = f"{_relative(filename, folder)}:{lineno}"
-        below = _marked_line(error)
+        below = marked_line(error)
     else:
         nothing = "an allocation failed" if is_a(error, MemoryError) else "(without a text)"
         sentence = f"{name}: {text if text.strip() else nothing}{during}"
     message = f"{code}: {sentence}" + (f" ({place})" if place else "") + hint_of(error, text, folder) + below
     message += _notes_and_members(error, folder)
-    shown = _shown(frames, folder)
+    shown = _shown(frames, folder, source)
     if shown:
         message += "\n" + shown
+    details = _traceback_without_room if is_of_memory and not members_of(error) else _traceback
     return {
         "code": code,
         "message": cut(message, MESSAGE_MAX),
-        "details": cut(_traceback(error, frames, f"{name}: {text}"), DETAILS_MAX),
+        "details": cut(details(error, frames, f"{name}: {text}"), DETAILS_MAX),
         "type": name_of(error),
         "line": place,
     }
@@ -144,34 +148,6 @@ def _exit_text(error: BaseException) -> str:
         return exact(repr(code))[:200]
     except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
         return "…"
-
-
-def _syntax_place(error: BaseException) -> Optional[Tuple[str, int]]:
-    """Return file and line that a SyntaxError names, None where there are none to show.
-
-    Parsers of users' own raise it as well, with fields of any type: `("app.cfg", "12", "3", b"x")`.
-    """
-    if not is_a(error, SyntaxError):
-        return None
-    filename, lineno = field(SyntaxError, "filename", error), integer_of(field(SyntaxError, "lineno", error))
-    if is_a(filename, bytes):
-        filename = os.fsdecode(memoryview(filename).tobytes())
-    if not is_a(filename, str) or lineno < 1:
-        return None
-    filename = cut(exact(filename), TEXT_MAX)
-    return (filename, lineno) if filename else None
-
-
-def _marked_line(error: BaseException) -> str:
-    """Return the source line that a SyntaxError holds, with a caret below its column; "" for none."""
-    text = field(SyntaxError, "text", error)
-    if is_a(text, bytes):
-        text = memoryview(text)[:1000].tobytes().decode("utf-8", "replace")
-    line = exact(text).rstrip("\n")[:300] if is_a(text, str) else ""
-    if not line:
-        return ""
-    column = min(max(integer_of(field(SyntaxError, "offset", error)), 1), 300)
-    return f"\n    {line}\n    {' ' * (column - 1)}^"
 
 
 def _notes_and_members(error: BaseException, folder: str) -> str:
@@ -218,16 +194,32 @@ def _frames(error: BaseException) -> List[_StackFrame]:
         filename = exact(frame.f_code.co_filename)
         if filename.startswith((_OURS, "<frozen importlib")) or "importlib" + os.sep in filename:
             continue
-        frames.append(_StackFrame(filename, lineno, exact(frame.f_code.co_name), _source(frame, lineno)))
+        frames.append(_StackFrame(filename, lineno, exact(frame.f_code.co_name), frame.f_globals))
     return frames
 
 
-def _source(frame: FrameType, lineno: Optional[int]) -> str:
+def _source(frame: _StackFrame) -> str:
     """Return the text of a line, "" where it cannot be read: a module's loader may be the user's."""
     try:
-        return exact(linecache.getline(frame.f_code.co_filename, lineno or 0, frame.f_globals)).strip()
+        return exact(linecache.getline(frame.filename, frame.lineno or 0, frame.names)).strip()
     except BaseException:  # noqa: BLE001 - the loader may raise anything
         return ""
+
+
+def _source_read_alone(frame: _StackFrame) -> str:
+    """The same without keeping the file: close to a limit there is no room for those of a traceback."""
+    if frame.filename in linecache.cache:
+        return _source(frame)
+    try:
+        with open(frame.filename, encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                if number == frame.lineno:
+                    return line.strip()
+    except OSError:  # in an archive
+        return _source(frame)
+    except BaseException:  # noqa: BLE001 - no memory
+        pass
+    return ""
 
 
 def _is_library(filename: str) -> bool:
@@ -271,17 +263,19 @@ def _relative(filename: str, folder: str) -> str:
     return filename[len(folder) + 1 :] if filename.startswith(folder + os.sep) else filename
 
 
-def _shown(frames: List[_StackFrame], folder: str) -> str:
+def _shown(frames: List[_StackFrame], folder: str, source: Callable[[_StackFrame], str]) -> str:
     """Return the frames from the first one of the user's on; of many, the two ends."""
     first = next((i for i, one in enumerate(frames) if not _is_library(one.filename)), 0)
-    lines = [_line(one, folder) for one in frames[first:]]
-    if len(lines) > 20:
-        lines[8:-8] = [f"  … {len(lines) - 16} more calls …"]
-    return "\n".join(lines)
+    shown, left_out = frames[first:], []
+    if len(shown) > 20:
+        left_out = [f"  … {len(shown) - 16} more calls …"]
+        shown = shown[:8] + shown[-8:]
+    lines = [_line(one, folder, source(one)) for one in shown]
+    return "\n".join(lines[:8] + left_out + lines[8:])
 
 
-def _line(frame: _StackFrame, folder: str) -> str:
-    source = f"\n    {frame.line[:200]}" if frame.line else ""
+def _line(frame: _StackFrame, folder: str, text: str) -> str:
+    source = f"\n    {text[:200]}" if text else ""
     return f"  {_relative(frame.filename, folder)}:{frame.lineno} in {frame.name}{source}"
 
 
@@ -296,13 +290,34 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
         lines = traceback.format_exception(type(error), error, trace, limit=-FRAMES_MAX)
         return exact("".join(lines)).replace(_API + ".", "")
     except BaseException as second:  # noqa: BLE001 - it reads attributes of the user's class, which may raise
-        rows = [
-            f'  File "{one.filename}", line {one.lineno}, in {one.name}\n'
-            + (f"    {one.line}\n" if one.line else "")
-            for one in frames
-        ]
-        head = "Traceback (most recent call last):\n" if rows else ""
-        return f"{head}{''.join(rows)}{summary}\n<its causes and notes cannot be shown: {name_of(second)}>\n"
+        rows = _rows(frames, summary, _source)
+        return f"{rows}\n<its causes and notes cannot be shown: {name_of(second)}>\n"
+
+
+def _traceback_without_room(error: BaseException, frames: List[_StackFrame], summary: str) -> str:
+    """Return the traceback of an allocation that failed: Python, for its own, reads each file as a whole."""
+    text = _rows(frames, summary, _source_read_alone) + "\n"
+    for cause, how in causes_of(error):
+        told = f"{_full_name(cause)}: {text_of(cause)}"
+        text = f"{_rows(_frames(cause), told, _source_read_alone)}\n\n{_LINKS[how]}\n\n{text}"
+    return text
+
+
+#: What Python prints between an error and the one that it led to.
+_LINKS = {
+    "caused by": "The above exception was the direct cause of the following exception:",
+    "raised while handling": "During handling of the above exception, another exception occurred:",
+}
+
+
+def _rows(frames: List[_StackFrame], summary: str, source: Callable[[_StackFrame], str]) -> str:
+    """Return the frames and the summary like a traceback of Python's."""
+    rows = ["Traceback (most recent call last):\n"] if frames else []
+    for one in frames:
+        text = source(one)
+        rows.append(f'  File "{one.filename}", line {one.lineno}, in {one.name}\n')
+        rows.append(f"    {text}\n" if text else "")
+    return f"{''.join(rows)}{summary}"
 
 
 def _is_deep(error: BaseException) -> bool:

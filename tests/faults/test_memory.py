@@ -161,6 +161,15 @@ def test_code_that_fills_memory_while_it_is_loaded_gets_its_memory_error(tmp_pat
     assert (run.status, run.outputs) == (0, ["served"])
 
 
+def test_a_failed_allocation_is_reported_without_the_memory_to_read_its_file(tmp_path: Path) -> None:
+    inputs = (["misbehave", str(tmp_path)], ["behave"])
+    run = run_tasks("limits_grows_in_a_large_file.py", *inputs, cwd=tmp_path, args=("--mem", "128Mi"))
+    code, message = error_of(run.tasks[0])
+    assert (code, run.outputs[-1]) == ("MEMORY_ERROR", "served"), message
+    assert "limits_grows_in_a_large_file.py:22 in start" in message
+    assert "kept.append(bytearray(1000))" in message
+
+
 def test_the_allowance_for_loading_the_code_does_not_apply_to_the_first_task(tmp_path: Path) -> None:
     arguments = ["-e", ALGORITHMS / "limits_tells_its_room.py", "--mem", "48Mi", "-i", "[]"]
     arguments += ["--mem-mode", "brake"]
