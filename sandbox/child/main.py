@@ -7,9 +7,9 @@ and deep-learning libraries want the main thread. The control thread reads the *
 heard while start() runs; the user's stop() has a thread of its own (stop_control.py). Everything goes back
 over the task socket, whole frames under one lock (frame_socket.py). What is said is in shared/messages.py.
 
-Descriptors: 0 is empty, 1 and 2 are pipes to the parent, the two sockets and the file for faulthandler
-are moved above 100 and closed on exec, so programs started by the user never see them. A process that
-the user's code forks does have them: it never writes, because every frame checks the pid.
+Descriptors: 0 is empty, 1 and 2 are pipes to the parent, the two sockets, the file for faulthandler and the
+kernel's list of our children are above 100 and closed on exec, so programs started by the user never see
+them. A process that the user's code forks has them: it never writes, because every frame checks the pid.
 
 The order at the end of a task: the user's output is flushed, the result is kept in the task's folder,
 then Done or Failed goes out. No time limit of a task is enforced here: the parent has the timers, and kills.

@@ -35,6 +35,7 @@ class ChildProcess:
         self._fault = os.memfd_create("test-fault", os.MFD_CLOEXEC)
         self._reader = FrameReader()
         self._ready: list[tuple[int, ProcessMessage]] = []
+        self.still_running: list[StillRunning] = []  #: all that have come
         self._output_file = folder / "output.txt"
         fds = (tasks.fileno(), control.fileno(), self._fault)
         with tasks, control, open(self._output_file, "wb") as output:
@@ -80,7 +81,8 @@ class ChildProcess:
             if not data and not fds:
                 return None
             said = [(one.task, decode(one, FROM_CHILD)) for one in self._reader.feed(data, fds)]
-            # What runs between two tasks is told whenever it has changed: no test here is about it.
+            # What runs between two tasks is told whenever it has changed.
+            self.still_running += [one[1] for one in said if isinstance(one[1], StillRunning)]
             self._ready = [one for one in said if not isinstance(one[1], StillRunning)]
         return self._ready.pop(0)
 

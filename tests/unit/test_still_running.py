@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,7 +14,8 @@ from hkrunner.sandbox.child import still_running
 from hkrunner.sandbox.child.frame_socket import FrameSocket
 from hkrunner.sandbox.shared.channel import INLINE_MAX, FrameReader
 from hkrunner.sandbox.shared.message_format import decode
-from hkrunner.sandbox.shared.messages import FROM_CHILD, StillRunning
+from hkrunner.sandbox.shared.messages import FROM_CHILD, Done, StillRunning
+from support.child_process import StartChild, done, one_task
 
 
 @pytest.fixture
@@ -29,6 +33,32 @@ def test_a_long_name_is_cut_and_moves_no_cursor(end: threading.Event) -> None:
     assert count >= 1
     end.set()
     thread.join()
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_process_that_a_task_leaves_is_named_whatever_descriptors_it_has_closed(
+    serving_child: StartChild, is_closed: bool
+) -> None:
+    child = serving_child("""
+import os, subprocess
+lists = []
+def start(args, api):
+    if args["input"] == "close":
+        for fd in os.listdir("/proc/self/fd"):
+            path = f"/proc/self/fd/{fd}"
+            if os.path.exists(path) and os.readlink(path).endswith("/children"):
+                os.close(int(fd))
+                lists.append(fd)
+        return len(lists)
+    return subprocess.Popen(["sleep", "600"]).pid
+""")
+    if is_closed:
+        assert one_task(child, 1, "close") == done(1)
+    answer = one_task(child, 2, "leave")
+    assert isinstance(answer, Done) and isinstance(answer.wire, bytes)
+    pid = json.loads(answer.wire)["data"]
+    os.kill(pid, signal.SIGKILL)
+    assert f"process sleep (pid {pid})" in child.still_running[-1].names
 
 
 def test_names_that_are_too_long_for_the_channel_are_cut_there() -> None:
