@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from ...sandbox.shared.limits import Limits, set_by, tasks_allowed
 from ..protocol.messages import Failure
 
-#: Texts of Python, of libraries and of shells about a thread or a process that could not be made.
-_REFUSED = re.compile(
+#: Texts of Python, of libraries and of shells about a thread or a process that could not be made. Compiled
+#: only for a text with one of these words: that takes 0.6 ms, for which other failures shall not wait.
+_WORDS = ("hread", "fork", "system_error")
+_REFUSED = (
     r"start new thread|pthread_create failed|unable to create (?:new )?(?:native )?thread"
     r"|[Tt]hread creation failed|system_error[\s\S]{0,80}Resource temporarily unavailable"
     r"|[Cc]annot fork|fork(?: failed)?: (?:retry: )?Resource temporarily unavailable"
@@ -20,7 +22,7 @@ _CODES = ("ALGORITHM_ERROR", "IMPORT_FAILED", "EXITED", "KILLED_BY_SIGNAL", "RUN
 #: Python's text for EAGAIN, which a refused fork raises, and a non-blocking socket too ...
 _AGAIN = f"BlockingIOError: [Errno {errno.EAGAIN}]"
 #: ... and words of a traceback that show that it was a fork.
-_FORK = re.compile(r"\bfork|_fork_exec|_execute_child|_launch\b|spawn")
+_FORK = r"\bfork|_fork_exec|_execute_child|_launch\b|spawn"
 
 
 def explain_refused_process(
@@ -32,8 +34,9 @@ def explain_refused_process(
     """
     if failure.code not in _CODES:
         return failure
-    is_fork = _AGAIN in failure.message and _FORK.search(failure.details)
-    if not is_fork and not _REFUSED.search("\n".join((failure.message, *printed))):
+    is_fork = _AGAIN in failure.message and re.search(_FORK, failure.details)
+    text = "\n".join((failure.message, *printed))
+    if not is_fork and not (any(word in text for word in _WORDS) and re.search(_REFUSED, text)):
         return failure
     first, line, rest = failure.message.partition("\n")
     told = f"{first}; the kernel refused a process or thread: {_limit(limits, pid)}"
