@@ -344,6 +344,9 @@ class ChildMessageHandler:
         """Begin with what takes its place, while its processes are ended and their end is reported."""
         if self._control.state not in ENDING:
             self._pool.ending(child)
+        task = self._control.task
+        if child is self._pool.child and task is not None and self._control.state is State.RUNNING:
+            task.need_series()  # its answer should not wait for the folder
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""

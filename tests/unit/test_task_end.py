@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.sandbox.shared.limits import MI, Limits
@@ -155,6 +157,22 @@ def test_progress_reaches_the_worker_while_the_task_runs_only(serve: Serve) -> N
 
 
 # ---- what is kept
+
+
+def test_a_task_whose_process_ends_has_its_folder_before_the_end_is_reported(
+    serve: Serve, tmp_path: Path
+) -> None:
+    store = Store(tmp_path, journal=lambda layout: Journal(layout, "json"))
+    one = serve(methods=("start",), store=store, state_dir=str(tmp_path))
+    one.run_to(State.RUNNING)
+    tasks = tmp_path / "tasks"
+    assert not list(tasks.iterdir())
+    one.child.closes()
+    (folder,) = tasks.iterdir()
+    one.child.goes()
+    assert '"failed"' in (folder / "task.json").read_text() and list(tasks.iterdir()) == [folder]
+    one.supervisor.shutdown(0)
+    one.child.goes()
 
 
 def test_all_about_a_task_is_on_disk_when_its_answer_leaves(serve: Serve, tmp_path: Any) -> None:
