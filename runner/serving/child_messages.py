@@ -34,7 +34,7 @@ from ...sandbox.shared.stream_messages import AskStream, StreamStage, StreamStat
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure, progress_data
-from ..protocol.task_state import AT_STORAGE, ENDING, MEASURING, NOT_BEGUN, Event, State
+from ..protocol.task_state import AT_STORAGE, MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
@@ -341,9 +341,7 @@ class ChildMessageHandler:
     # ---- the end of a child
 
     def on_ending(self, child: Child) -> None:
-        """Begin with what takes its place, while its processes are ended and their end is reported."""
-        if self._control.state not in ENDING:
-            self._pool.ending(child)
+        """Have ready what its task's answer will wait for, while its processes are ended and counted."""
         task = self._control.task
         if child is self._pool.child and task is not None and self._control.state is State.RUNNING:
             task.need_series()  # its answer should not wait for the folder

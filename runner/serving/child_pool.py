@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from enum import Enum, auto
 
-from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child, ChildListener
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.messages import Setup
@@ -120,11 +119,6 @@ class ChildPool:
         exit = self._last_exit
         if exit is not None and exit.loaded and self.served:
             self.ready()
-
-    def ending(self, child: Child) -> None:
-        """Start a warden for the next child, if this one serves a worker, whose next task may wait for it."""
-        if child is self.child and child.loaded and not self._settings.local_run.is_local:
-            warden_launch.prepare()
 
     def recycle(self) -> None:
         """Have a new child serve from now on; the present one ends."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...sandbox.codec import SOCKET_IO
-from ...sandbox.parent import warden_launch
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..io.loop import Timer
 from ..link.connection import Link, WorkerMessage
@@ -253,11 +252,8 @@ class Supervisor:
             self._pool.child.exit(options)
 
     def _child_kill(self, cause: Cause) -> None:
-        if self._pool.child is None:
-            return
-        self._pool.child.kill(cause)
-        if not self.ending:
-            warden_launch.prepare()  # for the child that takes its place
+        if self._pool.child is not None:
+            self._pool.child.kill(cause)
 
     @property
     def _may_kill(self) -> bool:

@@ -13,7 +13,6 @@ from enum import Enum
 from typing import Any
 
 from ...boards.runs.journal_values import VALUE_MAX
-from ...sandbox.parent import warden_launch
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
 from ...sandbox.shared.messages import Begin, Initialize, Start, UseFolder
@@ -257,7 +256,9 @@ class TaskHandover:
         self._usage_alarm.set(WATCH_S)
         if limits.task_timeout_s is not None and limits.enforced:
             limit_s = limits.task_timeout_s
-            task.timeout = self._loop.after(limit_s, lambda: self._overdue(child, f"{limit_s:.12g} s"))
+            task.timeout = self._loop.after(
+                limit_s, lambda: child.kill(Cause.TASK_TIMEOUT, f"{limit_s:.12g} s")
+            )
 
     def _watch_usage(self) -> None:
         task = self._control.task
@@ -269,10 +270,6 @@ class TaskHandover:
             self._usage_alarm.set(WATCH_S)
         elif task.usage.is_watched:
             task.need_series()  # it has curves at its end, whose answer should not wait for their folder
-
-    def _overdue(self, child: Child, limit: str) -> None:
-        child.kill(Cause.TASK_TIMEOUT, limit)
-        warden_launch.prepare()  # for the child that takes its place
 
     def start(self) -> None:
         """Have the child call start()."""

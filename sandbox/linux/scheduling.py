@@ -1,7 +1,7 @@
 """Scheduling: the warden, which needs little CPU time but at once, runs before what it watches.
 
 With the default time slice, a warden that wakes up on a busy machine waits for up to 3 ms, in which four
-processes touch 15 MiB each. Both functions need no privileges, and ignore a refusal of the kernel.
+processes touch 15 MiB each. The functions need no privileges, and ignore a refusal of the kernel.
 """
 
 from __future__ import annotations
@@ -33,11 +33,20 @@ class _Attributes(ctypes.Structure):
 
 def ask_for_short_slices() -> bool:
     """Have this process scheduled soon after it wakes (Linux 6.12); False where the kernel cannot."""
+    return _set_slice(_SLICE_NS)
+
+
+def restore_slices() -> None:
+    """Have this process scheduled as others are; a process that it forks inherits its slice."""
+    _set_slice(0)
+
+
+def _set_slice(slice_ns: int) -> bool:
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return False
     nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=_SLICE_NS)
+    attributes = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=slice_ns)
     libc = ctypes.CDLL(None)
     return bool(libc.syscall(ctypes.c_long(number), 0, ctypes.byref(attributes), ctypes.c_uint(0)) == 0)
 

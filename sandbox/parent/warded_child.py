@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 WARDEN_DEADLINE_S = 12.0
 #: Time for the warden to read a message: it reads at once, or has ended.
 WARDEN_READS_S = 5.0
-#: After Ended the warden only has to end: at most a scheduling delay.
-WARDEN_ENDS_S = 0.5
 #: Process 1 of a container looks so often for processes that others leave to it: of one that lives, no signal
 #: tells.
 LOOK_S = 5.0
@@ -274,7 +272,8 @@ class WardedChild(Child):
 
     def _finish(self, exit: Exit) -> None:
         WardedChild.alive.discard(self)
-        super()._finish(exit._replace(is_program=self._is_program))
+        with warden_launch.offered(warden_launch.WaitingWarden(self._warden, self._lifeline)):
+            super()._finish(exit._replace(is_program=self._is_program))
         if self._private is not None:
             self._private.remove()
         if self._forwarder is not None:
@@ -286,11 +285,7 @@ class WardedChild(Child):
         return self._private.records if self._private is not None else None
 
     def _close(self) -> None:
-        if not warden_launch.has_ended(self._warden, WARDEN_ENDS_S):
-            self._warden.kill()
-        self._warden.wait()
         self._news.close()
-        self._lifeline.close()
         super()._close()
 
     def _on_warden_lost(self, why: str) -> None:

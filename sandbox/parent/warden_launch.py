@@ -1,8 +1,8 @@
 """Starts wardens, one of them before it is known which child it will start.
 
 An interpreter and the warden's imports take 30 ms, a third of the start of a child. So a warden is started as
-early as possible: by the command before its own imports, and at a kill after which a new child will be
-needed. It waits for Spawn, and ends by itself when its lifeline is closed.
+early as possible, by the command before its own imports; and one whose child has ended starts the next child,
+if one is needed then. A warden waits for Spawn, and ends by itself when its lifeline is closed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import select
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 START = os.path.join(os.path.dirname(os.path.dirname(__file__)), "start.py")
@@ -35,6 +36,18 @@ def prepare() -> None:
             _waiting.append(_begin())
 
 
+@contextlib.contextmanager
+def offered(one: WaitingWarden) -> Iterator[None]:
+    """Have take() return this warden, whose child has ended; it ends if nothing has taken it."""
+    _waiting.append(one)
+    try:
+        yield
+    finally:
+        if one in _waiting:
+            _waiting.remove(one)
+            _end(one)
+
+
 def take() -> WaitingWarden:
     """Return the waiting warden, or a new one. Raises OSError when it cannot be executed."""
     while _waiting:
@@ -53,10 +66,13 @@ def waiting() -> frozenset[int]:
 def discard() -> None:
     """End the warden that was not taken."""
     while _waiting:
-        one = _waiting.pop()
-        one.process.kill()  # it has no child yet
-        one.process.wait()
-        one.lifeline.close()
+        _end(_waiting.pop())
+
+
+def _end(one: WaitingWarden) -> None:
+    one.process.kill()  # it has no child
+    one.process.wait()
+    one.lifeline.close()
 
 
 def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:

@@ -50,13 +50,20 @@ class ChildTree:
         self.on_reaped: Callable[[int, Any], None] | None = None  #: called for every process waited for
         # SIGCHLD only has to wake select(). Without a handler nothing would be written to the descriptor.
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.wake_fd = wake_read
+        self.wake_fd, self._wake_write = wake_read, wake_write
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
 
     def take(self, started: StartedChild) -> None:
         """Take over the child that was started, or note how one ended that could not be executed."""
         self.child, self.status, self._init = started.pid, started.status, started.init
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        signal.set_wakeup_fd(-1)
+        for fd in (self.wake_fd, self._wake_write, self.stack_fd):
+            if fd >= 0:
+                os.close(fd)
 
     @property
     def init_pid(self) -> int:

@@ -15,8 +15,10 @@ Three processes: parent -> warden -> child (which runs the user's code, and may 
 * The child's sockets and output pipes lead straight from the parent to the child. The warden receives the
   child's ends, passes them on at exec, and closes its copies.
 * The tree is ended when the child has exited, a limit is exceeded, Kill arrives or the lifeline breaks: the
-  warden freezes, kills and reaps until ECHILD (process_tree.py), sends Ended to the parent, and exits. Ended
-  is sent after the last process is gone, never before.
+  warden freezes, kills and reaps until ECHILD (process_tree.py), and sends Ended to the parent. Ended is sent
+  after the last process is gone, never before.
+* The parent then has the warden start the next child, for which an interpreter and these imports need not
+  start again, or ends it. ECHILD proves the same for the next tree: nothing of the last one is left.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..linux import kernel, process_tree, procfs
+from ..linux import kernel, process_tree, procfs, scheduling
 from ..shared.channel import ChannelError, FrameReader, fds_of
 from ..shared.limits import Limits
 from ..shared.message_format import PROTOCOL_VERSION, ProcessMessage, decode, encode
@@ -82,7 +84,9 @@ def main() -> NoReturn:
     os.close(given)
     gc.freeze()
     gc.enable()
-    Warden(lifeline).run()
+    reader = FrameReader()
+    while (warden := Warden(lifeline, reader)).run():
+        warden.close()
     # Skips the interpreter's shutdown, for which the parent would wait. Nothing is buffered.
     os._exit(0)
 
@@ -93,18 +97,22 @@ class Warden:
     def __init__(
         self,
         lifeline: socket.socket,
+        reader: FrameReader,
         *,
         clock: Callable[[], float] = time.monotonic,
         select: Callable[..., tuple[list[int], list[int], list[int]]] = select.select,
     ) -> None:
-        """Nothing is read yet. Tests pass their own `clock` and `select`, in place of the system's."""
+        """Nothing is read yet. `reader`: of the lifeline; it may hold a part of a message.
+
+        Tests pass their own `clock` and `select`, in place of the system's.
+        """
         self._lifeline = lifeline
         self._clock = clock
         self._select = select
         self._parent = os.getppid()
         self._temporary_folders: list[str] = []
         lifeline.setblocking(True)
-        self._reader = FrameReader()
+        self._reader = reader
         self._tree = ChildTree(clock, select)
         self._was_told_to_kill = False
         self._broken: BrokenLimit | None = None
@@ -113,8 +121,11 @@ class Warden:
         self._child_fds: list[int] = []  #: received for the child
         self._account: Account | None = None
 
-    def run(self) -> None:
-        """Serve until no process of the tree is left and the parent has been told so."""
+    def run(self) -> bool:
+        """Serve until no process of the tree is left and the parent has been told so.
+
+        Return whether the parent may want another child.
+        """
         fds = [self._tree.wake_fd, self._lifeline.fileno()]
         while True:
             # select, not poll: its timeout is finer than a millisecond.
@@ -124,18 +135,23 @@ class Warden:
             if fds[1] in ready and not self._receive():
                 self._end_tree()
                 self._remove_temporary_folders()
-                return
+                return False
             if fds[0] in ready or any(fd in ready for fd in self._tree.report_fds):
                 self._tree.reap()
             must_end = self._was_told_to_kill or self._broken is not None
             if self._tree.child and (must_end or self._tree.status is not None):
                 self._send_ended(*self._end_tree())
-                return
+                return True
             if self._tree.child and self._enforcer is not None:
                 if shared and shared[0] in ready:
                     self._enforcer.on_new_files()
                 self._check_limits(self._enforcer)
                 self._tree.end_doubtful()
+
+    def close(self) -> None:
+        """Close what belonged to the child, and leave nothing that the next one would inherit."""
+        self._tree.close()
+        scheduling.restore_slices()
 
     def _remove_temporary_folders(self) -> None:
         """Remove the folders that a parent ended by SIGKILL could not remove itself."""
@@ -210,12 +226,12 @@ class Warden:
         enforcer = self._enforcer
         if isinstance(message, Spawn):
             self._spawn(message)
+        elif enforcer is None:
+            return  # all other messages concern the child: the last one, which has ended meanwhile
         elif isinstance(message, Kill):
             self._was_told_to_kill = self._broken is None
             if message.stack and self._tree.child:
                 self._tree.write_stacks()
-        elif enforcer is None:
-            return  # all other messages concern the child, which has not been started
         elif isinstance(message, WatchTree):
             enforcer.idle = message.idle
             if message.loaded:

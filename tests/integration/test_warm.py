@@ -36,6 +36,12 @@ def test_without_a_spare_process_the_task_after_a_crash_waits_for_a_new_one(
     assert run.outputs == [[1, True], None, [1, True]]
 
 
+def test_the_next_process_has_the_same_warden_and_inherits_no_priority_of_it(tmp_path: Path) -> None:
+    run = run_tasks("tells_what_its_warden_left_it.py", ["go"], ["exit"], ["go"], cwd=tmp_path)
+    before, _, after = run.outputs
+    assert before == after
+
+
 def test_a_spare_ends_with_the_run(tmp_path: Path) -> None:
     run = run_tasks("adds.py", [1, 2], cwd=tmp_path, args=("--spare", "--mem", "128Mi"))
     assert run.status == 0

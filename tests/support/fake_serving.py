@@ -21,7 +21,6 @@ from hkrunner.runner.serving.child_pool import ChildPool
 from hkrunner.runner.serving.run_context import RunContext
 from hkrunner.runner.serving.supervisor import Hooks, Supervisor
 from hkrunner.runner.settings.settings import CodeSource, Records, Serving, Settings
-from hkrunner.sandbox.parent import warden_launch
 from hkrunner.sandbox.parent.child_handle import Child, ChildListener
 from hkrunner.sandbox.shared.channel import seal
 from hkrunner.sandbox.shared.entry import Location
@@ -142,12 +141,6 @@ class FakeServing:
         events: hears what happens, as of a run with --output jsonl
         serving: fields of the settings
         """
-        self.prepared = 0  #: wardens that were started for the next child
-
-        def prepare() -> None:
-            self.prepared += 1
-
-        patch.setattr(warden_launch, "prepare", prepare)
         patch.setattr(supervisor_module, "Link", RecordingLink)
         self.clock = clock or Clock()
         self.loop = loop or Loop(clock=self.clock)

@@ -81,6 +81,9 @@ class _Process:
         self.was_killed = False
         self.was_reaped = False
 
+    def poll(self) -> int | None:
+        return 0 if self.was_reaped else None
+
     def kill(self) -> None:
         self.was_killed = True
 
@@ -105,7 +108,6 @@ class FakeWarden:
         patch.setattr(process_tree, "freeze", lambda root, **more: {})
         patch.setattr(process_tree, "children", lambda pid: [])
         patch.setattr(warden_launch, "take", lambda: launched)
-        patch.setattr(warden_launch, "has_ended", lambda process, most_s: True)
         arguments: dict[str, Any] = {"argv": ["python"], "cwd": "/code", "env": {}, "setup": SETUP, **more}
         self.child = WardedChild(self.loop, self.seen, limits=limits or Limits(), **arguments)
         self._from_parent = FrameReader()

@@ -232,7 +232,7 @@ class SimulatedWarden:
             patch.setattr(process_tree, name, getattr(self.tree, name))
         self._patch = patch
         self._handler = signal.getsignal(signal.SIGCHLD)
-        self.warden = Warden(lifeline, clock=self.clock, select=self._pass_time)
+        self.warden = Warden(lifeline, FrameReader(), clock=self.clock, select=self._pass_time)
         self._lifeline = lifeline
         self._wake_write = signal.set_wakeup_fd(-1)
 
@@ -295,8 +295,8 @@ class SimulatedWarden:
         self.parent.shutdown(socket.SHUT_WR)
 
     def run(self) -> list[ProcessMessage]:
-        """Run the warden to its end; return all its messages."""
-        self.warden.run()
+        """Run the warden until its child has ended; return all its messages."""
+        self.may_serve_another = self.warden.run()
         self._lifeline.close()
         self.read()
         return self._told
@@ -322,7 +322,5 @@ class SimulatedWarden:
         signal.signal(signal.SIGCHLD, self._handler)
         for sock in (self.parent, self._lifeline):
             sock.close()
-        tree = self.warden._tree
-        stacks_of_the_warden = [tree.stack_fd] if tree.stack_fd >= 0 else []
-        for fd in (self._wake_write, tree.wake_fd, self.stacks, *stacks_of_the_warden):
-            os.close(fd)
+        self.warden.close()
+        os.close(self.stacks)

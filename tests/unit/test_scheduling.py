@@ -11,16 +11,17 @@ pytestmark = pytest.mark.alone
 
 
 def in_child(number: int) -> int:
-    """Do one of the two in a forked process, which keeps it from this one; return the nice value after it."""
+    """Do one of them in a forked process, which keeps it from this one; return the nice value after it."""
     pid = os.fork()
     if pid == 0:
-        scheduling.ask_for_short_slices() if number == 0 else scheduling.step_back()
+        (scheduling.ask_for_short_slices, scheduling.step_back, scheduling.restore_slices)[number]()
         os._exit(os.getpriority(os.PRIO_PROCESS, 0) + 20)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) - 20
 
 
-def test_short_time_slices_do_not_change_the_nice_value() -> None:
-    assert in_child(0) == os.getpriority(os.PRIO_PROCESS, 0)
+@pytest.mark.parametrize("number", [0, 2])
+def test_time_slices_do_not_change_the_nice_value(number: int) -> None:
+    assert in_child(number) == os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def test_the_child_gets_a_lower_priority_than_the_warden() -> None:

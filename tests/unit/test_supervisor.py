@@ -30,22 +30,12 @@ def test_a_stop_that_is_ignored_ends_in_a_kill_and_one_stopped(serve: Serve) -> 
     one.after(4.9)
     assert one.child.kill_cause is None
     one.after(0.2)
-    assert one.child.kill_cause is Cause.STOPPED and one.prepared == 1
+    assert one.child.kill_cause is Cause.STOPPED
     one.children[0].goes()
     assert one.commands.count("stopped") == 1 and "done" not in one.commands
     failure = one.results[0].failure
     assert failure is not None and failure.code == "STOP_FORCED"
     assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
-
-
-@pytest.mark.parametrize("state", [State.IDLE, State.RUNNING, State.KILLING, State.EXITING])
-def test_the_next_childs_warden_starts_as_soon_as_a_child_ends_unasked(state: State, serve: Serve) -> None:
-    one = serve()
-    if state is not State.IDLE:
-        one.run_to(state)
-    before = one.prepared
-    one.child.closes()
-    assert one.prepared - before == (state is not State.EXITING)
 
 
 def test_a_stop_that_is_ignored_since_a_thread_was_lost_says_so(serve: Serve) -> None:
@@ -183,7 +173,7 @@ def test_a_second_interrupt_kills_at_once(serve: Serve) -> None:
     one.supervisor.shutdown(130)
     assert one.child.kill_cause is None and one.child.exits == [{"exitCode": 0}]
     one.supervisor.shutdown(130)
-    assert one.child.kill_cause is Cause.INTERRUPTED and one.prepared == 0
+    assert one.child.kill_cause is Cause.INTERRUPTED
     one.child.goes()
     assert one.finished == 1 and one.supervisor.exit_status == 130
     failure = one.results[0].failure

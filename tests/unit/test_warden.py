@@ -203,6 +203,20 @@ def test_a_broken_lifeline_ends_the_tree(world: SimulatedWarden) -> None:
     told = world.run()
     assert world.tree.names == {} and "finish" in world.enforcer.calls
     assert not [one for one in told if isinstance(one, Ended)], "nobody is there to read it"
+    assert not world.may_serve_another
+
+
+def test_what_concerned_the_last_child_of_a_warden_does_not_concern_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        world = SimulatedWarden(patch)
+        world.say(Kill())  # for a child that ended meanwhile
+        world.spawn()
+        world.at(1.0, lambda: world.tree.end(CHILD, 0))
+        ended = world.run_to_ended()
+        world.close()
+    assert (ended.status, ended.was_killed) == (0, False) and world.may_serve_another
 
 
 @pytest.mark.parametrize("has_ended", [True, False])

@@ -53,6 +53,16 @@ def test_a_warden_that_was_not_taken_ends_when_it_is_discarded() -> None:
     assert not warden_launch.waiting() and not os.path.exists(f"/proc/{pid}")
 
 
+def test_a_warden_whose_child_has_ended_is_taken_for_the_next_one_or_ends() -> None:
+    one = warden_launch.take()
+    with warden_launch.offered(one):
+        assert warden_launch.take() is one
+    assert one.process.poll() is None
+    with warden_launch.offered(one):
+        pass
+    assert one.process.returncode is not None and not warden_launch.waiting()
+
+
 def test_a_warden_reads_its_lifeline_whatever_number_the_parent_gives_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,13 @@
+"""Tells who has started it, and the time slice that it was given, unless it is to end."""
+
+import os
+
+
+def start(args, api):
+    if args["input"] == ["exit"]:
+        os._exit(3)
+    lines = []
+    if os.path.exists("/proc/self/sched"):  # not every kernel has it
+        with open("/proc/self/sched") as file:
+            lines = [line.split()[-1] for line in file if line.startswith("se.slice")]
+    return [os.getppid(), lines]
