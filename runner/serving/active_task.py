@@ -181,17 +181,19 @@ class ActiveTask:
 
     def progressed(self, value: float) -> None:
         """Add the progress that the algorithm reports to its curve."""
-        if self.record is not None:
-            self._need_series(self.record).progress(time.time(), value)
+        if (series := self.need_series()) is not None:
+            series.progress(time.time(), value)
 
-    def need_series(self) -> None:
-        """Have curves to add to, and the folder that they need."""
-        if self.record is not None:
-            self._need_series(self.record)
+    def need_series(self, *, is_ending: bool = False) -> ResourceSeries | None:
+        """Return the curves to add to, with the folder that they need; None: the task has no record.
 
-    def _need_series(self, record: TaskRecord) -> ResourceSeries:
+        is_ending: metrics that it has not written by now are not waited for.
+        """
+        record = self.record
+        if record is None:
+            return None
+        (record.need_folder if is_ending else record.need_metrics_folder)()
         if self.series is None:
-            record.need_metrics_folder()
             # Late: a short task has no curve, and writing event files costs a start 1 ms.
             from ...boards.runs.resource_series import ResourceSeries
 
@@ -208,11 +210,11 @@ class ActiveTask:
             return
         before = len(self.usage.samples)
         self.usage.on_sample(sample)
-        if len(self.usage.samples) <= before or self.record is None:
+        if len(self.usage.samples) <= before or (series := self.need_series()) is None:
             return
         at, cores, memory, processes = self.usage.samples[-1]
         gpus = self._gpus.latest() if self._gpus is not None else None
-        self._need_series(self.record).sample(
+        series.sample(
             at,
             cpu_cores=cores,
             memory_bytes=memory,
@@ -325,9 +327,10 @@ class ActiveTask:
         # task, where it may show the reason; of one that succeeded only beside curves of its own, since it
         # costs time.
         wanted = self.series is not None or result.status != "succeed"
-        if result.peak_bytes and not sampled and (wanted or record.metrics.has_any()):
+        is_point = bool(result.peak_bytes) and not sampled and (wanted or record.metrics.has_any())
+        if is_point and (series := self.need_series(is_ending=True)) is not None:
             cores = (result.cpu_s or 0.0) / max(result.duration_s, 0.001)
-            self._need_series(record).sample(
+            series.sample(
                 time.time(), cpu_cores=cores, memory_bytes=result.peak_bytes, limit_bytes=self.limit_bytes
             )
         if self.series is not None:

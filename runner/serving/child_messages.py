@@ -344,7 +344,7 @@ class ChildMessageHandler:
         """Have ready what its task's answer will wait for, while its processes are ended and counted."""
         task = self._control.task
         if child is self._pool.child and task is not None and self._control.state is State.RUNNING:
-            task.need_series()  # its answer should not wait for the folder
+            task.need_series(is_ending=True)  # its answer should not wait for the folder
 
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""

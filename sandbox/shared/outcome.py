@@ -277,7 +277,7 @@ def _top(breach: LimitBreach) -> str:
 
 def _own_cpu_limit(exit: Exit) -> str:
     """Return the limit on CPU time that hkrunner was started with, if the process was ended at it."""
-    if exit.signal not in (signal.SIGXCPU, signal.SIGKILL):
+    if exit.signal not in (signal.SIGXCPU, signal.SIGKILL) or exit.cpu_s < 0.9:  # the least limit is 1 s
         return ""
     import resource  # late: few processes end so
 
