@@ -97,16 +97,16 @@ class TaskEnd:
                 answer = partial(self._replies.answer, task.answer, task.answer_blob)
                 self._close(task, "succeed", answer=answer)
         else:
-            # Late: most runs have nothing to explain, and its patterns would cost each start 0.7 ms.
-            from .memory_advice import explain_refusal
-            from .process_advice import explain_refused_process
+            from .process_advice import explain_refused_process  # late: most runs have nothing to explain
 
-            limits = self._settings.limits
-            held = task.usage.held_back if task.usage is not None else None
-            printed = task.last_lines()
-            failure = explain_refusal(
-                task.failure, limits, task.limit_bytes, task.peak, held=held, printed=printed
-            )
+            failure, limits, printed = task.failure, self._settings.limits, task.last_lines()
+            if task.limit_bytes is not None:
+                from .memory_advice import explain_refusal  # late, and its patterns take 2 ms
+
+                held = task.usage.held_back if task.usage is not None else None
+                failure = explain_refusal(
+                    failure, limits, task.limit_bytes, task.peak, held=held, printed=printed
+                )
             child = self._pool.child
             self._fail(
                 task,
