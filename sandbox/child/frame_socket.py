@@ -5,12 +5,12 @@ Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket  # not `socket`, whose enums and selectors would cost each start 3 ms
 import contextlib
 import fcntl
 import os
 import resource
 import select
-import socket
 import sys
 import threading
 from typing import Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Type, Union
@@ -35,14 +35,14 @@ from . import exception_fields, fork_logging
 #: Our descriptors are above this, where no program expects any; with few allowed (--files), above half.
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 #: For recvmsg(): no program that the user's code starts inherits a received descriptor.
-CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+CLOEXEC = getattr(_socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class FrameSocket:
     """The task socket: messages in for the main thread, messages out for every thread of this process."""
 
     def __init__(self, fd: int) -> None:
-        self._socket = socket.socket(fileno=fd)
+        self._socket = _socket.socket(fileno=fd)
         self._reader = FrameReader()
         self._scratch = read_buffer(INLINE_MAX)  # what is read, until it is decoded
         self._scratch_view = memoryview(self._scratch)
@@ -114,7 +114,7 @@ class FrameSocket:
     def _send_blob(self, task: int, kind: int, size: int, body: Sequence[Buffer], reuse: bool) -> None:
         fd = self._filled(body, reuse)
         try:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
+            rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, sys.byteorder))]
             self._socket.setblocking(True)  # as in send_whole()
             self._socket.sendmsg([header(kind, task, size, blob=True)], rights)
         finally:
@@ -167,7 +167,7 @@ def _short_body(message: ProcessMessage) -> bytes:
     return body_of(message.replace(**cut))
 
 
-def send_whole(sock: socket.socket, data: bytes) -> None:
+def send_whole(sock: _socket.socket, data: bytes) -> None:
     """Send all of it. Raises OSError.
 
     The user's code may have set O_NONBLOCK on every descriptor that it found. sendall() would not say then
@@ -180,7 +180,7 @@ def send_whole(sock: socket.socket, data: bytes) -> None:
             sock.setblocking(True)
 
 
-def send_in_place(sock: socket.socket, data: Buffer) -> None:
+def send_in_place(sock: _socket.socket, data: Buffer) -> None:
     """Send all of it as send_whole() does, without a copy of what is left when a part has been sent."""
     at = 0
     with memoryview(data) as whole, whole.cast("B") as view:  # an error keeps no view of the user's bytes

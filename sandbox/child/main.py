@@ -19,10 +19,10 @@ Runs on Python 3.8 and newer; imports the standard library and our own few modul
 
 from __future__ import annotations
 
+import _socket
 import faulthandler
 import gc
 import os
-import socket
 import sys
 from typing import FrozenSet, NoReturn
 
@@ -73,8 +73,8 @@ def _server(tasks: int, control: int, fault: int) -> TaskServer:
     if setup.is_pooled:
         from .pool_task_server import PoolTaskServer
 
-        server: TaskServer = PoolTaskServer(channel, socket.socket(fileno=control), setup, fault)
+        server: TaskServer = PoolTaskServer(channel, _socket.socket(fileno=control), setup, fault)
     else:
-        server = TaskServer(channel, socket.socket(fileno=control), setup)
+        server = TaskServer(channel, _socket.socket(fileno=control), setup)
     report_threads_without_memory(server.reserve, server.thread_lost)
     return server

@@ -6,10 +6,10 @@ code API but what works without one. Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import pickle
-import socket
 import sys
 import types
 from typing import Any, Callable, Dict, FrozenSet, List, Union
@@ -37,7 +37,7 @@ class PoolTaskServer(TaskServer):
 
     _beginnings = (RunTask,)
 
-    def __init__(self, channel: FrameSocket, control: socket.socket, setup: Setup, marks: int) -> None:
+    def __init__(self, channel: FrameSocket, control: _socket.socket, setup: Setup, marks: int) -> None:
         """`marks`: the file with the TaskMarks."""
         super().__init__(channel, control, setup)
         channel.known = TO_WORKER

@@ -6,10 +6,10 @@ limit: the parent has the timers, and kills. Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import signal
-import socket
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
 
@@ -41,7 +41,7 @@ class StopControl:
 
     def __init__(
         self,
-        control: socket.socket,
+        control: _socket.socket,
         replies: FrameSocket,
         where: entries.Location,
         encoding: str,

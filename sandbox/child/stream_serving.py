@@ -5,7 +5,6 @@ Python 3.8 and newer.
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
 
@@ -58,7 +57,9 @@ def open_stream(
             raise entries.EntryError("STREAM_UNAVAILABLE", answer.text)
         return None
     assert isinstance(answer, UseStream) and isinstance(answer.wire, Memfd), "the descriptor comes as a memfd"
-    from .stream import Stream  # late: most tasks are in batch pipelines
+    import socket  # late: most tasks are in batch pipelines
+
+    from .stream import Stream
 
     data = socket.socket(fileno=move_high(answer.wire.fd))
     data.settimeout(None)  # the user's code may have set a default

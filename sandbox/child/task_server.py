@@ -5,9 +5,9 @@ Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
-import socket
 import sys
 from typing import Any, Callable, Dict, FrozenSet, NoReturn, Optional, Tuple, Union
 
@@ -61,7 +61,7 @@ class TaskServer:
     #: The messages with which a task begins.
     _beginnings: Tuple[type, ...] = (Begin, Initialize)
 
-    def __init__(self, channel: FrameSocket, control: socket.socket, setup: Setup) -> None:
+    def __init__(self, channel: FrameSocket, control: _socket.socket, setup: Setup) -> None:
         self._channel = channel
         self._setup = setup
         self._where = entries.Location(setup.folder, setup.module, setup.function, setup.file)

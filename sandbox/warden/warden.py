@@ -23,13 +23,13 @@ Three processes: parent -> warden -> child (which runs the user's code, and may 
 
 from __future__ import annotations
 
+import _socket  # as in child/frame_socket.py
 import contextlib
 import gc
 import math
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def main() -> NoReturn:
     given = int(sys.argv[2])
     # A low number: select() takes none above 1023, which a parent of many children gives. dup() also has the
     # tree not inherit it: a copy there would keep the lifeline open after the parent's end.
-    lifeline = socket.socket(fileno=os.dup(given))
+    lifeline = _socket.socket(fileno=os.dup(given))
     os.close(given)
     gc.freeze()
     gc.enable()
@@ -96,7 +96,7 @@ class Warden:
 
     def __init__(
         self,
-        lifeline: socket.socket,
+        lifeline: _socket.socket,
         reader: FrameReader,
         *,
         clock: Callable[[], float] = time.monotonic,
@@ -206,7 +206,7 @@ class Warden:
     def _receive(self) -> bool:
         """Read the parent's messages and act on each; False when the lifeline is broken."""
         try:
-            data, ancillary, _, _ = self._lifeline.recvmsg(65536, 256, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, _, _ = self._lifeline.recvmsg(65536, 256, _socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return False
         if not data:
@@ -335,7 +335,7 @@ class Warden:
         """
         # The kernel takes so short a message whole, or not at all.
         with contextlib.suppress(OSError):
-            self._lifeline.send(encode(0, sample), socket.MSG_DONTWAIT)
+            self._lifeline.send(encode(0, sample), _socket.MSG_DONTWAIT)
 
     def _send(self, message: ProcessMessage) -> None:
         # A parent that has ended receives nothing; the next read finds the lifeline broken.
