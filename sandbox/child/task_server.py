@@ -42,6 +42,7 @@ ENOUGH_TASKS = 3
 PAUSE_S = 0.02
 #: So much of a result is searched for a number that became null: 10 MB would take 10 ms.
 SEARCHED_BYTES = 256 * 1024
+_HOLDS_NO_NUMBER = (type(None), str)
 #: Types of results that nothing is left to run of.
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple))
 #: Time for the worker's options for exit() to arrive, before exit() is called.
@@ -338,7 +339,7 @@ class TaskServer:
         if self._files is not None and self._files.wants(sum(map(len, wire))):
             self._files.write_output(result_json(wire) if is_json else codec.json_text(result))
         # A text has no number, and only the first values are looked at.
-        if is_json and b"null" in wire[0][:SEARCHED_BYTES] and result is not None and type(result) is not str:
+        if type(result) not in _HOLDS_NO_NUMBER and is_json and b"null" in wire[0][:SEARCHED_BYTES]:
             self._reports.send_place_of_lost_number(task, result)
         del result
         self._wind_up(None)
