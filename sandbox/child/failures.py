@@ -5,6 +5,8 @@ Python 3.8 and newer.
 
 from __future__ import annotations
 
+import sys
+
 from ..shared.entry import Location
 from ..shared.messages import Failed
 from . import exception_codes, exception_report
@@ -23,6 +25,10 @@ def of_import(error: BaseException, where: Location) -> Failed:
     text: str = told["message"]
     if issubclass(type(error), ModuleNotFoundError):  # isinstance() would ask the user's class
         text = text.replace(" during import", f" (python: {exception_codes.interpreter()})", 1)
+    elif type(error) is SyntaxError and told["line"].rpartition(":")[0].endswith(".py"):
+        # Whether a newer Python would read it, only a newer Python knows.
+        version = sys.version.split()[0]
+        text = text.replace(f" ({told['line']})", f" ({told['line']}, read by Python {version})", 1)
     is_deliberate = exception_report.is_deliberate(error)
     return Failed(told["code"], text, told["details"], is_deliberate=is_deliberate)
 

@@ -10,7 +10,11 @@ from support.local import ALGORITHMS
 from support.programs import run_hkrunner
 
 FAILS = {
-    "syntax_error": (4, "IMPORT_FAILED: SyntaxError: ", ["syntax_error.py:5", "return args["]),
+    "syntax_error": (
+        4,
+        "IMPORT_FAILED: SyntaxError: ",
+        ["(syntax_error.py:5, read by Python 3.", "return args["],
+    ),
     "indentation_error": (4, "IMPORT_FAILED: IndentationError: ", ["indentation_error.py:7"]),
     "has_a_null_byte": (4, "IMPORT_FAILED: ", ["null bytes", "(has_a_null_byte.py); Python reads UTF-8"]),
     "imports_missing_module": (
