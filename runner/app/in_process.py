@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Mapping
+from select import select  # as it is before gevent replaces it
 
 from ...sandbox.child import in_user_process
 from ...sandbox.linux.terminal import TerminalMode
@@ -81,8 +80,7 @@ def run(settings: Settings, where: Location) -> int:
         )
     except EOFError:
         return supervisor_end.status()
-    supervisor_end.watch()
-    server.serve()
+    server.serve(supervisor_end.watch())
     return supervisor_end.status()
 
 
@@ -121,16 +119,16 @@ class _SupervisorEnd:
         self._terminal = terminal
         self._served = False
 
-    def watch(self) -> None:
+    def watch(self) -> in_user_process.UntracedThread:
         """Kill this process, whatever its code is doing, as soon as the supervisor ends."""
-        pidfd = os.pidfd_open(self._supervisor.pid)
-        thread = threading.Thread(target=self._watch, args=(pidfd,), name="hkrunner-supervisor", daemon=True)
-        thread.pydev_do_not_trace = True  # type: ignore[attr-defined]
+        pidfd = _high(os.pidfd_open(self._supervisor.pid))
+        thread = in_user_process.UntracedThread(lambda: self._watch(pidfd), "hkrunner-supervisor", pidfd)
         thread.start()
+        return thread
 
     def _watch(self, pidfd: int) -> None:
         # Not waitpid: the main thread waits for the supervisor.
-        select.select([pidfd], [], [])
+        select([pidfd], [], [])
         os.close(pidfd)
         if self._served:
             return

@@ -31,6 +31,7 @@ from .api_call import (
     Timeout,
 )
 from .api_stream import StreamCalls
+from .own_threads import wait_for
 
 #: Shortest time between two progress messages to the worker; of faster ones only the last is sent.
 PROGRESS_EVERY_S = 0.1
@@ -56,7 +57,7 @@ class Api(StreamCalls):
 
     def wait_for_stop(self, timeout_s: Optional[float] = None) -> bool:
         """Wait until the task is to stop, at most this long; return whether it is."""
-        return self._stop_event().wait(timeout_s)
+        return wait_for(self._stop_event(), timeout_s)
 
     # ---- other algorithms
 

@@ -23,6 +23,7 @@ from .api_call import (
     SubPipelineStopped,
     TaskStopped,
 )
+from .own_threads import allocate_lock, new_thread
 
 if TYPE_CHECKING:
     from .task_reports import TaskReports
@@ -53,7 +54,7 @@ class Calls:
         self._reports = reports
         self._task = task
         self._returned_errors = returned_errors
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._calls: Dict[str, Call] = {}  #: those that wait, by id
         self._spans: List[str] = []
         self._waiting_messages: List[Mapping[str, Any]] = []
@@ -180,7 +181,7 @@ class Calls:
                 if len(self._waiting_messages) < 1000:
                     self._waiting_messages.append(data)
                 return
-        threading.Thread(target=self._deliver, args=(data,), name="hkrunner-stream", daemon=True).start()
+        new_thread(self._deliver, (data,), "hkrunner-stream").start()
 
     def _deliver(self, data: Mapping[str, Any]) -> None:
         listener = self._listener

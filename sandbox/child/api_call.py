@@ -9,6 +9,8 @@ import contextlib
 import threading
 from typing import Any, Callable, List, Optional, Union
 
+from .own_threads import allocate_lock, wait_for
+
 
 class ApiError(Exception):
     """A call of the code API has failed; `id` is the id of the call."""
@@ -51,7 +53,7 @@ class Call:
         self.what = what
         self._stop = stop
         self._done = threading.Event()
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
         self._value: Any = None
         self._error: Optional[BaseException] = None
         self._callbacks: List[Callable[[], None]] = []
@@ -63,7 +65,7 @@ class Call:
 
     def result(self, timeout: Optional[float] = None) -> Any:
         """Wait for the answer and return it. Raises the call's error, or Timeout after `timeout` seconds."""
-        if not self._done.wait(timeout):
+        if not wait_for(self._done, timeout):
             self._give_up(timeout)
         if self._error is not None:
             raise self._error

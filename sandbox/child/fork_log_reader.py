@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 import signal
 import socket
 import sys
 import threading
+from _socket import socket as plain_socket  # gevent's would wait for other greenlets
+from _thread import RLock
+from select import POLLIN
 
 from .fork_log_pipes import HIGH
 from .fork_log_records import LENGTH, unpacked
+from .own_threads import new_thread, poll
 
 TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
 if TYPE_CHECKING:
@@ -31,13 +34,13 @@ class RecordReader:
     def __init__(self, registration: int, handlers: Any) -> None:
         self._registration = registration
         self._handlers = handlers
-        self._poll = select.poll()
-        self._poll.register(registration, select.POLLIN)
+        self._poll = poll()
+        self._poll.register(registration, POLLIN)
         self._pipes: Dict[int, bytearray] = {}
         self._expected: Dict[int, threading.Event] = {}
         #: Held while a handler writes a record.
-        self.writing = threading.RLock()
-        self._thread = threading.Thread(target=self._run, name="hkrunner-records", daemon=True)
+        self.writing = RLock()
+        self._thread = new_thread(self._run, (), "hkrunner-records")
 
     def start(self) -> None:
         """Start the thread."""
@@ -64,7 +67,7 @@ class RecordReader:
         # Signals are for the user's threads, one of which may wait for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            registration = socket.socket(fileno=self._registration)
+            registration = plain_socket(fileno=self._registration)
         except OSError:
             return
         try:
@@ -81,7 +84,7 @@ class RecordReader:
                 event.set()
             registration.detach()
 
-    def _open(self, registration: socket.socket) -> None:
+    def _open(self, registration: plain_socket) -> None:
         data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
@@ -110,7 +113,7 @@ class RecordReader:
             os.close(fd)
         os.set_blocking(high, False)
         self._pipes[high] = bytearray()
-        self._poll.register(high, select.POLLIN)
+        self._poll.register(high, POLLIN)
 
     def _read_what_is_there(self, fd: int) -> None:
         """Read what was written up to now, and at most one pipe's capacity of what is written meanwhile."""

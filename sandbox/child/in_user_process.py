@@ -28,6 +28,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from select import select
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -35,7 +36,7 @@ from ..shared.message_format import ProcessMessage, encode
 from ..shared.messages import Failed
 from ..shared.stop_signals import STOP_SIGNALS
 from ..shared.user_process_messages import EndAsked, LastWord
-from . import exception_report
+from . import exception_report, own_threads
 from .api import Api
 from .frame_socket import FrameSocket, receive_setup, send_whole
 from .stop_control import StopControl
@@ -44,6 +45,8 @@ from .task_server import TaskServer
 #: The modules that a bare interpreter has: no file of the user's stands in for them.
 _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site stat types warnings"
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
+#: How often it is asked whether the code is loaded, by the threads that wait for that.
+LOADING_S = 0.05
 _Handler = Callable[[int, FrameType | None], Any]
 #: Signals that shut the run down, unless the user's code handles them itself.
 _END_SIGNALS = tuple(one for one in STOP_SIGNALS if one != signal.SIGINT)
@@ -60,15 +63,45 @@ class _ServingEnds(BaseException):
     """Nothing more is served."""
 
 
-class _UntracedStopControl(StopControl):
-    """A control thread that no debugger stops: replies arrive while all others stand at a breakpoint."""
+class UntracedThread:
+    """A thread that no debugger stops, and that gevent, which the code may use, neither finds nor replaces.
+
+    The mark that tells debuggers so is an attribute of a threading.Thread. Without a debugger, there is none
+    of these before the code is loaded.
+    """
+
+    def __init__(self, target: Callable[[], object], name: str, fd: int) -> None:
+        """`fd`: the descriptor that `target` reads first."""
+        self._target, self._name, self._fd = target, name, fd
+        #: Set once the code is loaded: the thread may become one of threading's.
+        self.is_code_loaded = False
 
     def start(self) -> None:
-        threading.Thread(target=self._listen, name="hkrunner-control", daemon=True).start()
+        """Begin. Raises RuntimeError."""
+        if "pydevd" in sys.modules:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        else:
+            own_threads.start_thread(self._wait_and_run, ())
 
-    def _listen(self) -> None:
-        threading.current_thread().pydev_do_not_trace = True  # type: ignore[attr-defined]
-        super()._listen()
+    def _wait_and_run(self) -> None:
+        while not self.is_code_loaded:
+            if select([self._fd], [], [], LOADING_S)[0]:
+                self._target()
+                return
+        self._run()
+
+    def _run(self) -> None:
+        thread = threading.current_thread()
+        thread.name, thread.pydev_do_not_trace = self._name, True  # type: ignore[attr-defined]
+        self._target()
+
+
+class _UntracedStopControl(StopControl):
+    """A control thread through which replies arrive while all others stand at a breakpoint."""
+
+    def start(self) -> None:
+        self.thread = UntracedThread(self._listen, "hkrunner-control", self._control.fileno())
+        self.thread.start()
 
 
 class UserProcessServer(TaskServer):
@@ -76,6 +109,7 @@ class UserProcessServer(TaskServer):
 
     _survives_exit = True
     _stop_control = _UntracedStopControl
+    _stops: _UntracedStopControl
 
     def __init__(
         self,
@@ -104,8 +138,9 @@ class UserProcessServer(TaskServer):
         os.chdir(setup.folder)
         super().__init__(channel, control, setup)
 
-    def serve(self) -> None:
+    def serve(self, watcher: UntracedThread) -> None:
         """Load the code and serve until the supervisor asks to end, or is gone."""
+        self._watcher = watcher
         ours: dict[int, _Handler] = {signal.SIGINT: self._on_interrupt}
         ours.update(dict.fromkeys(_END_SIGNALS, self._on_end_signal))
         before = {number: signal.signal(number, handler) for number, handler in ours.items()}
@@ -181,6 +216,8 @@ class UserProcessServer(TaskServer):
     def _load(self, bare: frozenset[str]) -> None:
         with self._interruptible():
             super()._load(bare)
+        for thread in (self._stops.thread, self._watcher):
+            thread.is_code_loaded = True
 
     def _refuse(self, failed: Failed) -> NoReturn:
         self._send_load_failed(failed)

@@ -5,12 +5,12 @@ Python 3.8 and newer.
 
 from __future__ import annotations
 
-import queue
 import signal
-import threading
+from _queue import SimpleQueue  # gevent's is for greenlets of one thread
 from typing import Callable, Dict, Optional
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+from .own_threads import new_thread
 from .stream_message import StreamMessage
 from .stream_reports import with_memory
 
@@ -31,7 +31,7 @@ class ListenerThreads:
         """`deliver`: calls the listeners."""
         self._deliver = deliver
         self._say_once = say_once
-        self._queues: Dict[int, queue.SimpleQueue[Optional[StreamMessage]]] = {}
+        self._queues: Dict[int, SimpleQueue[Optional[StreamMessage]]] = {}
 
     @property
     def are_there(self) -> bool:
@@ -43,9 +43,9 @@ class ListenerThreads:
         waiting = self._queues.get(message.source)
         if waiting is None:
             try:
-                waiting = self._queues[message.source] = queue.SimpleQueue()
+                waiting = self._queues[message.source] = SimpleQueue()
                 name = f"hkrunner-stream-{message.origin}"
-                threading.Thread(target=self._deliver_all, args=(waiting,), name=name, daemon=True).start()
+                new_thread(self._deliver_all, (waiting,), name).start()
             except (RuntimeError, MemoryError) as error:  # no process (--pids), or no memory for its stack
                 self._queues.pop(message.source, None)
                 self._say_once("no further thread: messages of all nodes are handled in turn", error)
@@ -53,7 +53,7 @@ class ListenerThreads:
                 return
         with_memory(waiting.put, message)
 
-    def _deliver_all(self, waiting: queue.SimpleQueue[Optional[StreamMessage]]) -> None:
+    def _deliver_all(self, waiting: SimpleQueue[Optional[StreamMessage]]) -> None:
         leave_stacks_to_the_main_thread()
         while True:
             message = waiting.get()

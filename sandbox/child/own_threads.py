@@ -10,18 +10,46 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from _thread import allocate_lock, start_new_thread  # bound before user code can replace them
+from _thread import allocate_lock as allocate_lock  # these are bound before user code can replace them
+from _thread import start_new_thread
+from select import poll as poll  # for those who are imported later, when gevent may have replaced it
 from threading import get_ident
 from types import SimpleNamespace
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Optional, Tuple, Union
 
 #: Starts a thread of the system; raises RuntimeError. notice_lost_threads() has it try again near the brake.
 start_thread: Callable[[Callable[[], object], Tuple[()]], object] = start_new_thread
 
 
+#: The time that wait_for() waits each time.
+LOOK_S = 60.0
+
+
 def are_replaced() -> bool:
     """Whether threads of the module `threading` are none of the system's any more."""
     return threading.get_ident is not get_ident
+
+
+def new_thread(target: Callable[..., object], args: Tuple[Any, ...], name: str) -> AnyThread:
+    """Return a daemon thread that runs this beside all others, whoever has replaced the threads; not started.
+
+    For code that begins with the user's: what is there before is to be started by start_thread().
+    """
+    if are_replaced():
+        return OwnThread(target, args, name)
+    return threading.Thread(target=target, args=args, name=name, daemon=True)
+
+
+def wait_for(event: threading.Event, timeout: Optional[float] = None) -> bool:
+    """As event.wait(), for an event that another thread of the system sets.
+
+    Where gevent has replaced it, a wait without a time raises LoopExit: gevent knows nobody who could set it.
+    """
+    if timeout is not None or not are_replaced():
+        return event.wait(timeout)
+    while not event.wait(LOOK_S):
+        pass
+    return True
 
 
 def show_error(name: str) -> None:
@@ -53,7 +81,14 @@ class OwnThread:
         finally:
             self._runs.release()
 
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._runs.locked()
+
     def join(self) -> None:
         """Wait for its end."""
         with self._runs:
             pass
+
+
+AnyThread = Union[threading.Thread, OwnThread]

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple
 
 from ..codec import codec
 from ..shared import entry as entries
@@ -22,7 +22,6 @@ from . import exception_report, own_threads
 from .api import Api
 from .event_loop import EventLoop, can_be_awaited, was_not_run
 from .frame_socket import CLOEXEC, FrameSocket, content_of, exit_fork
-from .own_threads import OwnThread, are_replaced
 
 if TYPE_CHECKING:
     from .stream import Stream
@@ -57,7 +56,7 @@ class StopControl:
         self._lock = threading.Lock()
         self._task = 0
         self._api: Optional[Api] = None
-        self._stopper: Union[threading.Thread, OwnThread, None] = None
+        self._stopper: Optional[own_threads.AnyThread] = None
         self._stop_options: Optional[Dict[str, Any]] = None  #: of the stop of the task that has begun
         #: A stop request that arrived before its task.
         self._early: Optional[Tuple[int, Dict[str, Any]]] = None
@@ -78,7 +77,7 @@ class StopControl:
         self._lock = threading.Lock()
         self._loop.renew_locks()
         if self._api is not None:
-            self._api._lock = threading.Lock()
+            self._api._lock = own_threads.allocate_lock()
 
     # ---- for the main thread
 
@@ -223,10 +222,7 @@ class StopControl:
                     stream.abort()
                 api._stop_asked()
             given, name = (running, api, options), "hkrunner-stop"
-            if are_replaced():
-                self._stopper = OwnThread(self._stop, given, name)
-            else:
-                self._stopper = threading.Thread(target=self._stop, args=given, name=name, daemon=True)
+            self._stopper = own_threads.new_thread(self._stop, given, name)
             try:
                 self._stopper.start()
                 return

@@ -13,6 +13,7 @@ Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket
 import contextvars
 import os
 import socket
@@ -26,6 +27,7 @@ from .api_call import ApiError
 from .event_loop import can_be_awaited, was_not_run
 from .frame_socket import send_in_place
 from .listener_threads import ListenerThreads, leave_stacks_to_the_main_thread
+from .own_threads import AnyThread, allocate_lock, new_thread, wait_for
 from .stream_message import StreamMessage, read_message
 from .stream_payload import PayloadCodec
 from .stream_reports import RETRY_S, StreamReports, with_memory
@@ -59,7 +61,7 @@ class Stream:
 
     def __init__(
         self,
-        sock: socket.socket,
+        sock: _socket.socket,
         args: Mapping[str, Any],
         *,
         report: Callable[[str, Optional[BaseException]], None],
@@ -76,11 +78,11 @@ class Stream:
         self._parents: List[str] = list(args.get("parents") or ())
         self._reports = StreamReports(report)
         self._before_waiting = before_waiting
-        self._lock = threading.Lock()  #: for writing
+        self._lock = allocate_lock()  #: for writing
         self._pid = os.getpid()
         self._listeners: List[Callable[[Any, str], object]] = []
         self._sources = 0
-        self._thread: Optional[threading.Thread] = None  #: that reads
+        self._thread: Optional[AnyThread] = None  #: that reads
         self.is_listening = False
         self._may_listen = True
         self._is_closed = False  #: nothing can be sent any more
@@ -166,7 +168,7 @@ class Stream:
     def listen(self) -> None:
         """Have the listeners called from here on, in other threads."""
         if self._thread is None:
-            thread = threading.Thread(target=self._run, name="hkrunner-stream", daemon=True)
+            thread = new_thread(self._run, (), "hkrunner-stream")
             thread.start()  # raises where there is none
             self._thread = thread
         self._begin()
@@ -338,7 +340,7 @@ class Stream:
             self.is_listening = False
             self._quiesced.set()
         elif _flow.get() is None:  # not from within a listener, whose own message would never be done
-            self._quiesced.wait()
+            wait_for(self._quiesced)
 
     def listen_no_more(self) -> None:
         """Fetch nothing: the stop came before the first message was wanted."""
@@ -355,7 +357,7 @@ class Stream:
                     self._write(frame(stream_frames.DRAIN))
                 while not self._drained.is_set():
                     if self._thread is not None:
-                        self._drained.wait()
+                        wait_for(self._drained)
                     else:
                         for one in self._read():
                             self._read_frame(one)

@@ -57,11 +57,11 @@ def open_stream(
             raise entries.EntryError("STREAM_UNAVAILABLE", answer.text)
         return None
     assert isinstance(answer, UseStream) and isinstance(answer.wire, Memfd), "the descriptor comes as a memfd"
-    import socket  # late: most tasks are in batch pipelines
+    import _socket  # not `socket`, which gevent replaces: its sockets wait for greenlets of one thread
 
     from .stream import Stream
 
-    data = socket.socket(fileno=move_high(answer.wire.fd))
+    data = _socket.socket(fileno=move_high(answer.wire.fd))
     data.settimeout(None)  # the user's code may have set a default
     return Stream(data, args, report=report, before_waiting=loop.run_until_readable)
 

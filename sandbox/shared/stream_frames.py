@@ -24,8 +24,8 @@ Runs inside the child as well, on Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket
 import array
-import socket
 import struct
 from typing import List, NamedTuple, Optional, Tuple, Union
 
@@ -62,7 +62,7 @@ class StreamFrame(NamedTuple):
 class StreamReader:
     """Reads frames from one socket, which may block or not."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self._socket = sock
         #: Bytes of a frame. A larger one is not believed: its memory would be taken before it has come.
         self.most_bytes = FRAME_MAX
@@ -82,10 +82,10 @@ class StreamReader:
         """Read the first bytes of all, as read() does; return the descriptor, too, that came with them."""
         fds = array.array("i")
         count, ancillary, _, _ = self._socket.recvmsg_into(
-            [self._scratch], socket.CMSG_LEN(fds.itemsize), socket.MSG_CMSG_CLOEXEC
+            [self._scratch], _socket.CMSG_LEN(fds.itemsize), _socket.MSG_CMSG_CLOEXEC
         )
         for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         return self._frames_of(count), fds[0] if fds else None
 

@@ -213,3 +213,16 @@ def test_code_that_cannot_be_loaded_opens_the_debugger_too(tmp_path: Path) -> No
         status, _ = one.end()
     assert status == 4 and "IMPORT_FAILED" in one.shown
     assert not os.path.exists(tmp_path / ".hkrunner/tasks/t1")
+
+
+@pytest.mark.parametrize("mode", [(), ("--in-process",)])
+def test_threads_of_ours_run_where_the_code_has_replaced_threads(
+    mode: tuple[str, ...], tmp_path: Path
+) -> None:
+    entry = ALGORITHMS / "logs_from_a_fork_with_replaced_threads.py"
+    other = f"adds={ALGORITHMS / 'adds.py'}"
+    ended = run_hkrunner(entry, "-i", "1", "--algorithm", other, *mode, cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (0, "5\n"), ended
+    assert [one for one in ended.stderr.splitlines() if one.startswith("record ")] == [
+        "record 0", "record 1", "record 2",
+    ]  # fmt: skip

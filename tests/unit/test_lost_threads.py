@@ -161,3 +161,20 @@ def test_a_thread_of_ours_that_ends_with_an_error_is_told_of_like_any_other(
         (MemoryError, "hkrunner-control"),
         (MemoryError, "hkrunner-stop"),
     ]
+
+
+def test_a_wait_that_may_have_no_end_is_many_with_one_where_gevent_has_replaced_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Replaced(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None, "gevent: this operation would block for ever"
+            waits.append(timeout)
+            if len(waits) == 3:
+                self.set()
+            return super().wait(0)
+
+    waits: list[float] = []
+    monkeypatch.setattr(own_threads, "are_replaced", lambda: True)
+    assert own_threads.wait_for(Replaced())
+    assert waits == [own_threads.LOOK_S] * 3

@@ -6,7 +6,6 @@ import contextlib
 import queue
 import socket
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -195,7 +194,7 @@ def test_messages_that_find_no_listener_memory_or_thread_are_said_and_the_next_o
 
             wait_until(is_done, what=f"the end of message {number}")
 
-        monkeypatch.setattr(listener_threads, "threading", SimpleNamespace(Thread=refuse))
+        monkeypatch.setattr(listener_threads, "new_thread", refuse)
         stream.listen()
         send(1, b"\x05")
         stream.register(lambda value, origin: handled.put(value))
