@@ -93,7 +93,8 @@ class Journal:
         kept. later: if short, it is written with the next record, or by flush(); at once if others wait.
         """
         try:
-            self.flush()
+            if self._held:
+                self.flush()
             number = self._number + 1
             texts = map(encode_basestring_ascii, (name, *ids))
             facts = _BEGIN_FACTS % (number, *texts, started_ms)
@@ -119,12 +120,16 @@ class Journal:
     def log(self, number: int, stream: str, data: bytes) -> None:
         """Record what an active task has printed."""
         pieces = record_pieces(LOG, b'{"number":%d,"stream":"%b"}\n' % (number, stream.encode()), data)
-        self._reserve(sum(map(len, pieces)) + _OUTCOME_BYTES)
+        self._reserve(sum(map(len, self._held + pieces)) + _OUTCOME_BYTES)
         self._append(pieces)
 
     def end(self, number: int, facts: Mapping[str, object], wire: bytes = b"") -> None:
         """Record the task's outcome. wire: its answer. A later call replaces an earlier one."""
-        self._append(record_pieces(END, to_json({"number": number, **facts}), wire))
+        self.end_as(number, to_json(facts), wire)
+
+    def end_as(self, number: int, facts: bytes, wire: bytes) -> None:
+        """As end(), with the facts as a line of JSON, an object that has a member at least."""
+        self._append(record_pieces(END, b'{"number":%d,%b' % (number, facts[1:]), wire))
 
     def moved(self, number: int) -> None:
         """Record that the task's folder has its whole record from now on."""
@@ -190,7 +195,6 @@ class Journal:
 
     def _reserve(self, size: int) -> None:
         """Make sure that this many bytes more can be written whatever becomes of the disk."""
-        size += sum(map(len, self._held))
         if self._at + size <= self._reserved_to or not self._can_reserve:
             return
         assert self._fd is not None, "a file was begun"

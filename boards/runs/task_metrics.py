@@ -55,6 +55,9 @@ class MetricsPlace(enum.Enum):
 class EarlierMetrics:
     """The metrics folders of the latest tasks, to find metrics that a later task writes to one of them."""
 
+    #: Whether there are folders to watch, and none that has grown was found: one warning will do.
+    is_watching = False
+
     def __init__(self) -> None:
         self._sizes: deque[tuple[str, int]] = deque(maxlen=_EARLIER_FOLDERS)
         self._was_found = False
@@ -62,13 +65,14 @@ class EarlierMetrics:
     def add(self, folder: str, size: int) -> None:
         """Watch one more folder. size: bytes of metrics in it now."""
         self._sizes.append((folder, size))
+        self.is_watching = not self._was_found
 
     def find_grown(self) -> str | None:
-        """Return a folder that has grown since it was added; None after the first: one warning will do."""
-        if not self._was_found:
+        """Return a folder that has grown since it was added; None after the first."""
+        if self.is_watching:
             for folder, size in self._sizes:
                 if _bytes_of_metrics(folder) > size:
-                    self._was_found = True
+                    self._was_found, self.is_watching = True, False
                     return folder
         return None
 
@@ -188,7 +192,8 @@ class TaskMetrics:
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
         """Remove an empty temporary folder; report metrics that went to an earlier task's folder."""
         place = self.place
-        if place is MetricsPlace.VOLUME:
+        is_shared = place is MetricsPlace.SHARED
+        if place is MetricsPlace.VOLUME or (is_shared and not (has_failed or earlier.is_watching)):
             return
         if place is MetricsPlace.TEMPORARY:
             # The fallback is for the next task, too.
@@ -197,7 +202,7 @@ class TaskMetrics:
                 self._disk.sentences.append(
                     f"metrics of this task are in {self.folder}; nothing else keeps them"
                 )
-        size = 0 if place is MetricsPlace.SHARED or self._is_empty else _bytes_of_metrics(self.folder)
+        size = 0 if is_shared or self._is_empty else _bytes_of_metrics(self.folder)
         if size == 0 and (folder := earlier.find_grown()) is not None:
             self._disk.sentences.append(
                 f"metrics of this task went to task {os.path.basename(folder)}: the writer is created once; "

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .childs_files import take_file
 from .disk_problems import DiskProblems
-from .files import PAGE_BYTES, overwrite_page, own_identity, replace_file, safe_part, to_json
+from .files import PAGE_BYTES, overwrite_page, own_identity, read_json_bytes, replace_file, safe_part, to_json
 from .journal_values import input_json, output_json
 from .layout import STREAMS, Layout
 from .recorded_output import RecordedOutput
@@ -60,6 +60,7 @@ class TaskRecord:
     _task_json_is_one_page = False
     _may_have_folder = False  # whether it gets one when it needs one
     _input_wire = _output_wire = b""
+    _outcome = b""  # what finish_in_journal() was given
 
     def __init__(
         self,
@@ -221,6 +222,7 @@ class TaskRecord:
             return
         self._write_value("input.json", self._input_wire, input_json)
         self.metrics.make_folder(self.name)
+        self._take_outcome()
         self._facts = {**self._first_facts(), **self._facts}
         if self.is_finished:
             if self._output is not None:
@@ -313,9 +315,37 @@ class TaskRecord:
             self._leave_journal(is_written)
         self._end_in_journal(answer)
 
+    def finish_in_journal(self, outcome: bytes, answer: bytes) -> bool:
+        """As finish(), for a task that succeeded; return False if that is to be called after all.
+
+        outcome: its fields as a line of JSON.
+        """
+        if self.is_finished or self.metrics.place is not MetricsPlace.SHARED:
+            return False
+        self.begin()
+        self.metrics.close(self._shared.earlier, has_failed=False)
+        journal, number = self._journal, self.journal_number
+        if journal is None or number is None or self.problems:
+            return False
+        try:
+            journal.end_as(number, outcome, answer)
+        except OSError:  # finish() meets the same error, and has a sentence for it
+            return False
+        self.is_finished = True
+        if self._output is not None:
+            self._output.close()
+        self._outcome, self._output_wire = outcome, answer
+        return True
+
+    def _take_outcome(self) -> None:
+        """Have the fields that finish_in_journal() was given as those of task.json."""
+        self._facts.update(read_json_bytes(self._outcome) or {})
+        self._outcome = b""
+
     def add_problem(self, sentence: str) -> None:
         """Have a problem that has shown after finish() in the record as well. Never raises for the disk."""
         self.problems.append(sentence)
+        self._take_outcome()
         self._facts["problems"] = list(self.problems)
         if self.journal_number is None:
             self.write("task.json", to_json(self._facts))

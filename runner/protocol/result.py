@@ -12,6 +12,12 @@ from ...sandbox.shared.outcome import Cause, Exit
 from .error_codes import CODES, CRASHED, LOAD_ERROR, STOPPED
 from .messages import Failure
 
+#: What json.dumps() makes of outcome(), in a fifth of the time.
+_BRIEF = (
+    '{"status":"succeed","reason":null,"error":null,"startTime":%d,"endTime":%d,"durationMs":%r,'
+    '"peakMemBytes":%s,"memLimitBytes":%s,"cpuSeconds":%s,"logs":null}\n'
+)
+
 
 @dataclass
 class Result:
@@ -115,6 +121,22 @@ class Result:
         facts["metricsDir"] = self.metrics_dir
         facts["logs"] = logs
         return facts
+
+    def brief_outcome(self) -> bytes:
+        """Return outcome() as a line of JSON, for a task that succeeded and has no folder.
+
+        Without the fields that the record of such a task has elsewhere: `protection` and `metricsDir`.
+        """
+        peak, limit, cpu_s = self.peak_bytes, self.limit_bytes, self.cpu_s
+        text = _BRIEF % (
+            round(self.started_at * 1000),
+            round(self.ended_at * 1000),
+            round(self.duration_s * 1000, 3),
+            "null" if peak is None else peak,
+            "null" if limit is None else limit,
+            "null" if cpu_s is None else round(cpu_s, 6),
+        )
+        return text.encode()
 
     def line(self) -> bytes:
         """Return the object of --json, on one line."""

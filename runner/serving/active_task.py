@@ -298,14 +298,20 @@ class ActiveTask:
         return max(exit.peak_bytes, usage.peak_bytes if usage is not None else 0), exit.cpu_s
 
     def _finish_record(self, record: TaskRecord, result: Result) -> None:
+        is_here = record.takes_values and result.status == "succeed"
+        is_here = is_here and self._answer_bytes <= min(VALUE_MAX, self._keep_max)
+        # In a journal, the head of the file has the protection for all tasks.
+        is_in_head = self.protection is self._recorded_protection
+        is_plain = is_here and is_in_head and self.input_bytes <= self._keep_max
+        is_plain = is_plain and not (record.has_folder or self.series or self.ran_before)
+        if is_plain and record.finish_in_journal(result.brief_outcome(), self.answer):
+            return
         if self.files_from is not None:
             sizes = {"input.json": self.input_bytes, "output.json": self._answer_bytes}
             # As JSON, a value has up to six times the bytes of another encoding.
             most = {name: 8 * size + 1024 for name, size in sizes.items()}
             record.take_values(self.files_from, most)
-        # In a journal, the head of the file has the protection for all tasks.
-        facts = result.outcome(with_protection=self.protection is not self._recorded_protection)
-        # A brief task that succeeds has neither, nor what is written there.
+        facts = result.outcome(with_protection=not is_in_head)
         if record.has_folder or self.series is not None:
             self._finish_files(record, result, facts["error"])
         if self.input_bytes > self._keep_max or self._answer_bytes > self._keep_max:
@@ -314,8 +320,6 @@ class ActiveTask:
         if self.ran_before and self._tail is not None:
             facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
-        is_here = record.takes_values and result.status == "succeed"
-        is_here = is_here and self._answer_bytes <= min(VALUE_MAX, self._keep_max)
         record.finish(facts, self.answer if is_here else b"")
         if record.problems:
             result.problems.extend(record.problems)
