@@ -15,9 +15,10 @@ from . import owner_lock
 from .files import unlock_folder
 from .layout import Layout
 from .metrics_link import MetricsLink
+from .shared_parts import SharedParts
 from .task_ids import TaskIds
 from .task_metrics import EarlierMetrics, MetricsPlaces, make_temporary_folder, move_to_latest_task
-from .task_record import SharedParts, TaskRecord
+from .task_record import TaskRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,7 +71,7 @@ class Store:
             self._journal,
         )
         self._has_lock = False  #: see owner_lock
-        #: The latest task: metrics that are written between two tasks are its own.
+        #: The latest task of the journal: metrics that are written between two tasks are its own.
         self._last: TaskRecord | None = None
 
     @property
@@ -135,7 +136,7 @@ class Store:
     def _keep_late_metrics(self) -> None:
         """Give what was written since the last task ended to that task: its writer may still be open."""
         last, self._last = self._last, None
-        if last is not None and last.takes_values and last.metrics.has_any():
+        if last is not None and last.metrics.has_any():
             last.need_metrics_folder()
 
     def environment(self) -> dict[str, str]:

@@ -83,6 +83,8 @@ class TaskMetrics:
     place = MetricsPlace.NOWHERE
     #: Whether it has a run folder although the place is SHARED.
     has_folder = False
+    #: The folder that it shares with other tasks at first, relative to the state folder; None: it does not.
+    recorded_link: str | None = None
     _user_folder = ""
     _is_empty: bool | None = None  # None: not looked at yet
 
@@ -112,23 +114,19 @@ class TaskMetrics:
         prefix = self._places.layout.root_text + "/"
         return self.folder[len(prefix) :] if self.folder.startswith(self._places.layout.runs + "/") else None
 
-    @property
-    def recorded_link(self) -> str | None:
-        """What the task writes to until it has a run folder, relative to the state folder."""
-        return self._places.link.recorded_path if self.place is MetricsPlace.SHARED else None
-
     def open_shared(self) -> None:
         """Have ALGO_METRICS_DIR name an empty folder, which becomes the task's own if it writes there.
 
         take_name() is to follow before that, or at once if there is no such folder (recorded_link is None).
         """
-        volume = self._places.volume
+        places = self._places
+        volume = places.volume
         try:
             if volume is not None:
                 self._empty_volume(volume)
-            link = self._places.link.make_empty_folder()
+            link = places.link.make_empty_folder()
             self.link = link if volume is None else volume
-            self.place = MetricsPlace.SHARED
+            self.place, self.recorded_link = MetricsPlace.SHARED, places.link.recorded_path
         except OSError as error:
             self._disk.note("metrics", error)
             self._use_temporary_folder()
@@ -192,8 +190,7 @@ class TaskMetrics:
     def close(self, earlier: EarlierMetrics, *, has_failed: bool) -> None:
         """Remove an empty temporary folder; report metrics that went to an earlier task's folder."""
         place = self.place
-        is_shared = place is MetricsPlace.SHARED
-        if place is MetricsPlace.VOLUME or (is_shared and not (has_failed or earlier.is_watching)):
+        if place is MetricsPlace.VOLUME:
             return
         if place is MetricsPlace.TEMPORARY:
             # The fallback is for the next task, too.
@@ -202,7 +199,7 @@ class TaskMetrics:
                 self._disk.sentences.append(
                     f"metrics of this task are in {self.folder}; nothing else keeps them"
                 )
-        size = 0 if is_shared or self._is_empty else _bytes_of_metrics(self.folder)
+        size = 0 if place is MetricsPlace.SHARED or self._is_empty else _bytes_of_metrics(self.folder)
         if size == 0 and (folder := earlier.find_grown()) is not None:
             self._disk.sentences.append(
                 f"metrics of this task went to task {os.path.basename(folder)}: the writer is created once; "

@@ -12,33 +12,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .childs_files import take_file
 from .disk_problems import DiskProblems
 from .files import PAGE_BYTES, overwrite_page, own_identity, read_json_bytes, replace_file, safe_part, to_json
 from .journal_values import input_json, output_json
-from .layout import STREAMS, Layout
+from .layout import STREAMS
 from .recorded_output import RecordedOutput
+from .shared_parts import SharedParts
 from .task_ids import TaskIds
-from .task_metrics import EarlierMetrics, MetricsPlace, MetricsPlaces, TaskMetrics
+from .task_metrics import MetricsPlace, TaskMetrics
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from .journal import Journal
-
-
-@dataclass
-class SharedParts:
-    """What the records of one store have in common."""
-
-    layout: Layout
-    metrics: MetricsPlaces
-    earlier: EarlierMetrics
-    stream_limit_bytes: int
-    journal: Journal | None
 
 
 class TaskRecord:
@@ -59,6 +46,7 @@ class TaskRecord:
     _output: RecordedOutput | None = None  # None: it has printed nothing
     _task_json_is_one_page = False
     _may_have_folder = False  # whether it gets one when it needs one
+    _facts: Mapping[str, object] = {}  # what task.json holds
     _input_wire = _output_wire = b""
     _outcome = b""  # what finish_in_journal() was given
 
@@ -80,7 +68,6 @@ class TaskRecord:
         #: One sentence for each kind of trouble with the disk.
         self.problems = self._disk.sentences
         self.metrics = TaskMetrics(shared.metrics, self._disk)
-        self._facts: dict[str, object] = {}  # what task.json holds
 
     @property
     def folder(self) -> Path:
@@ -301,10 +288,11 @@ class TaskRecord:
         self._output_wire = answer
         if self._output is not None:
             self._output.close()
-        self._facts = {**self._facts, "status": "unknown", **result}
-        self.metrics.close(self._shared.earlier, has_failed=self._facts["status"] == "failed")
+        facts = {**self._facts, "status": "unknown", **result}
+        self.metrics.close(self._shared.earlier, has_failed=facts["status"] == "failed")
         if self.problems and "problems" not in result:
-            self._facts["problems"] = list(self.problems)
+            facts["problems"] = list(self.problems)
+        self._facts = facts
         if self.has_folder:
             self._write_value("output.json", answer, output_json)
             data = to_json(self._facts)
@@ -322,8 +310,11 @@ class TaskRecord:
         """
         if self.is_finished or self.metrics.place is not MetricsPlace.SHARED:
             return False
-        self.begin()
-        self.metrics.close(self._shared.earlier, has_failed=False)
+        if self.is_to_begin:
+            self.begin()
+        earlier = self._shared.earlier
+        if earlier.is_watching:
+            self.metrics.close(earlier, has_failed=False)
         journal, number = self._journal, self.journal_number
         if journal is None or number is None or self.problems:
             return False
@@ -339,14 +330,14 @@ class TaskRecord:
 
     def _take_outcome(self) -> None:
         """Have the fields that finish_in_journal() was given as those of task.json."""
-        self._facts.update(read_json_bytes(self._outcome) or {})
+        self._facts = {**self._facts, **(read_json_bytes(self._outcome) or {})}
         self._outcome = b""
 
     def add_problem(self, sentence: str) -> None:
         """Have a problem that has shown after finish() in the record as well. Never raises for the disk."""
         self.problems.append(sentence)
         self._take_outcome()
-        self._facts["problems"] = list(self.problems)
+        self._facts = {**self._facts, "problems": list(self.problems)}
         if self.journal_number is None:
             self.write("task.json", to_json(self._facts))
         self._end_in_journal(b"")
@@ -390,7 +381,7 @@ class TaskRecord:
         except OSError as error:
             self._disk.note("the result", error)
         # There is always room for this much: a character has at most 12 bytes in JSON.
-        self._facts["problems"] = [text[:600] for text in self.problems[-1:]]
+        self._facts = {**self._facts, "problems": [text[:600] for text in self.problems[-1:]]}
         try:
             self._journal.end(self.journal_number, self._facts)
         except OSError as error:
