@@ -80,13 +80,15 @@ def _start_isolated(
     level: str, spec: Spawn, fds: dict[str, int], keep: list[int], confinement: Confinement
 ) -> StartedChild:
     """Start the child at this level; a problem of the isolation is in `refused`, too."""
-    # Imported here: a start without it must not take longer.
+    # Imported here: a start without it must not take longer. And before entering the namespaces: within them
+    # the user may have no right to read files of ours, or of Python's.
+    import socket  # noqa: F401
+
     from ..isolation import enter, namespace_init
 
     isolation = spec.isolation
     assert isolation is not None, "the caller has looked"
     if isolation.targets:
-        # Imported before entering the namespaces: within them the user may have no right to read our files.
         from ..isolation import pinholes  # noqa: F401
     read, write = os.pipe2(os.O_CLOEXEC)
     init = namespace_init.NamespaceInit() if level == "full" else None
