@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import time
 
 from ..sandbox.parent import orphan_cleanup
 
@@ -21,11 +22,16 @@ class BrowserProcess:
     def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
         self._process = process
         self._url = url
+        self._began = time.monotonic()
 
     def problem(self, *, deadline_s: float = 0.0) -> str | None:
-        """Return a sentence if no browser could be started; None if nothing is wrong by the deadline."""
+        """Return a sentence if no browser could be started; None if nothing is wrong by the deadline.
+
+        `deadline_s`: since it was started. A browser that stays in the foreground is waited for once only.
+        """
+        left = max(0.0, self._began + deadline_s - time.monotonic())
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if self._process.wait(deadline_s) != 0:
+            if self._process.wait(left) != 0:
                 return f"no browser could be started; open {self._url} in one"
         return None
 

@@ -21,7 +21,7 @@ from ..io.loop import Loop, Timer
 POLL_S = 1.0
 #: How long the end of a run waits for the first data on a board that is to be opened in the browser.
 READY_S = 3.0
-#: How long the end of a run waits for the browser's exit status.
+#: Time from the start of the browser in which the end of a run waits for its exit status.
 BROWSER_DEADLINE_S = 1.0
 
 

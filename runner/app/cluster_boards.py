@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ...boards.browser import show_and_detach
+from ...boards.browser import BrowserProcess, show
 from ..cluster.api import ClusterApi
 from ..cluster.boards import start_board
 from ..console.terminal import Output
@@ -12,7 +12,7 @@ from ..errors import BoardFailed, HkrunnerError
 
 #: Most boards for one job: it has a node for each number of arguments, and each board is a pod of its own.
 BOARDS_MAX = 4
-#: Longest wait for the browser's exit status.
+#: Time from the start of the browser in which its exit status is waited for.
 BROWSER_DEADLINE_S = 1.0
 
 Post = Callable[[Callable[..., object]], Callable[..., None]]
@@ -34,6 +34,7 @@ def show_boards(
     loop call `function`.
     """
     status = 0
+    browsers: list[BrowserProcess] = []
     say, warn, emit = post(output.say), post(output.warn), post(output.events.emit)
     for node in nodes[:BOARDS_MAX]:
         try:
@@ -44,16 +45,15 @@ def show_boards(
             continue
         say(f"● board {board.id}  {board.url}")
         emit("board", {"id": board.id, "url": board.url})
-        if open_them and (problem := _opened(board.url)) is not None:
+        if open_them:
+            try:
+                browsers.append(show(board.url))
+            except OSError as error:
+                warn(f"✘ no browser could be started: {error.strerror}")
+    for browser in browsers:  # once all are shown: one may stay in the foreground
+        if (problem := browser.problem(deadline_s=BROWSER_DEADLINE_S)) is not None:
             warn(f"✘ {problem}")
+        browser.detach()
     if len(nodes) > BOARDS_MAX:
         say(f"◌ boards for {BOARDS_MAX} of {len(nodes)} nodes")
     return status
-
-
-def _opened(url: str) -> str | None:
-    """Open the address in the browser; return the problem, None if there is none."""
-    try:
-        return show_and_detach(url, deadline_s=BROWSER_DEADLINE_S)
-    except OSError as error:
-        return f"no browser could be started: {error.strerror}"
