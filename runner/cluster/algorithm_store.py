@@ -66,7 +66,7 @@ class AlgorithmStore:
 
     def connect(self) -> None:
         """Reach the cluster: its address and the login are right. Raises ClusterError."""
-        _ = self._api.storage
+        self._api.connect()
 
     def all(self) -> list[dict[str, Any]]:
         """Return all algorithms."""

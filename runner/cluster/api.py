@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from ..errors import ClusterError
@@ -53,13 +53,6 @@ _REFUSED_LOGIN = re.compile(r"status code 4(?!08|29)\d\d")
 Statuses = frozenset[int]
 
 
-class StorageFacts(NamedTuple):
-    """What the cluster says about its storage."""
-
-    encoding: str  #: of stored values: bson, json or msgpack
-    cluster_name: str  #: with which stored paths begin
-
-
 class ClusterApi:
     """The API server of one cluster. For one thread; another one may only call abort()."""
 
@@ -84,23 +77,28 @@ class ClusterApi:
         self._pace = RequestPace(sleep, clock)
         path = urlsplit(cluster.url).path
         self._prefix = path or None  #: the part of the path before /api/v1; None: not known yet
-        self._storage: StorageFacts | None = None
+        self._encoding: str | None = None  #: of stored values
         self._is_known = False  #: whether something has answered here as HKube does
         self._heard_at: float | None = None  #: when the cluster last answered
         self._is_in_trouble = False
 
     @property
-    def storage(self) -> StorageFacts:
-        """The facts about the storage. The first use sends a request, which also finds the API's path."""
-        if self._storage is None:
-            self._storage = self._connect()
-        return self._storage
+    def storage_encoding(self) -> str:
+        """How stored values are encoded: bson, json or msgpack. The first use connects."""
+        self.connect()
+        assert self._encoding is not None, "it is known once connected"
+        return self._encoding
+
+    def connect(self) -> None:
+        """Send a request, once, which also finds the path of the API."""
+        if self._encoding is None:
+            self._encoding = self._connect()
 
     @property
     def base_url(self) -> str:
-        """The URL below which the API is (/api/v1). The first use may send a request, as `storage` does."""
+        """The URL below which the API is (/api/v1). The first use may send a request, as connect() does."""
         if self._prefix is None:
-            self._storage = self._connect()
+            self._encoding = self._connect()
         parts = urlsplit(self.cluster.url)
         return f"{parts.scheme}://{parts.netloc}{self._prefix}"
 
@@ -181,26 +179,26 @@ class ClusterApi:
 
     # ---- one request
 
-    def _connect(self) -> StorageFacts:
-        """Find the path of the API if the URL has none, and return the facts about the storage."""
+    def _connect(self) -> str:
+        """Find the path of the API if the URL has none, and return the encoding of stored values."""
         if self._prefix is not None:
-            return _facts_of(self.call("GET", "storage/info"))
+            return _encoding_of(self.call("GET", "storage/info"))
         for prefix in PREFIXES:
-            facts = self._facts_at(prefix)
-            if facts is not None:
-                return facts
+            encoding = self._encoding_at(prefix)
+            if encoding is not None:
+                return encoding
         raise ClusterError(
             f"{self.cluster.name} is reached, but there is no HKube API at"
             f" {self.cluster.url}{PREFIXES[0]}/api/v1 and at {self.cluster.url}/api/v1; give the URL with its"
             " path"
         )
 
-    def _facts_at(self, prefix: str) -> StorageFacts | None:
-        """Return the facts, and use this prefix from now on; None if there is something else than the API."""
+    def _encoding_at(self, prefix: str) -> str | None:
+        """Return the encoding, and use this prefix from now on; None if something else is there."""
         self._prefix = prefix
         is_found = False
         try:
-            facts = _facts_of(self.call("GET", "storage/info"))
+            encoding = _encoding_of(self.call("GET", "storage/info"))
             is_found = True
         except NotJson:
             return None
@@ -211,7 +209,7 @@ class ClusterApi:
         finally:
             if not is_found:
                 self._prefix = None
-        return facts
+        return encoding
 
     def _exchange(
         self,
@@ -393,7 +391,7 @@ def json_body(data: bytes) -> Body:
     )
 
 
-def _facts_of(info: Any) -> StorageFacts:
-    """Return the facts in the answer of storage/info."""
+def _encoding_of(info: Any) -> str:
+    """Return the encoding in the answer of storage/info."""
     facts = info if isinstance(info, dict) else {}
-    return StorageFacts(str(facts.get("encoding") or "bson"), str(facts.get("clusterName") or ""))
+    return str(facts.get("encoding") or "bson")

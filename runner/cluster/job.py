@@ -70,7 +70,7 @@ class ClusterJob:
 
     def connect(self) -> None:
         """Reach the cluster: its address and the login are right, and nothing was submitted yet."""
-        _ = self._api.storage
+        self._api.connect()
 
     def submit(self, pipeline: Body) -> None:
         """Submit the job, once. An answer that is lost is replaced by a search for the job's name."""
@@ -285,7 +285,7 @@ class ClusterJob:
             data = self._api.get_bytes(f"storage/stream/{path}")
         except RequestRefused as error:
             raise ClusterError(f"{path}: {error}") from None
-        return json_of_stored(data, self._api.storage.encoding)
+        return json_of_stored(data, self._api.storage_encoding)
 
 
 def _failure_of(message: str) -> Failure:

@@ -118,7 +118,7 @@ def test_the_api_is_found_behind_the_ingress_and_without_it() -> None:
     for prefix in ("/hkube/api-server", ""):
         with server(prefix=prefix).running() as fake:
             api, _ = client(fake)
-            assert api.storage.encoding == "json"
+            assert api.storage_encoding == "json"
             assert api.get("exec/status/nope".replace("nope", _run(api)))["status"] == "active"
 
 
@@ -131,10 +131,10 @@ def test_another_server_is_not_taken_for_the_api() -> None:
     with server(prefix="/elsewhere").running() as fake:
         api, _ = client(fake)
         with pytest.raises(ClusterError, match="lab is reached, but there is no HKube API at"):
-            _ = api.storage
+            api.connect()
         fake.faults = [Fault(INFO, 200, b"<html>Welcome</html>") for _ in range(2)]
         with pytest.raises(ClusterError, match="there is no HKube API"):
-            _ = api.storage
+            api.connect()
         for location, told in {
             "https://login.example?state=secret": r"https://login\.example; give that address with --on",
             "https://me:pass@hkube.example/x/api/v1/storage/info": "https://hkube.example/x; give",
@@ -143,7 +143,7 @@ def test_another_server_is_not_taken_for_the_api() -> None:
         }.items():
             fake.faults = [Fault(INFO, 302, headers={"Location": location})]
             with pytest.raises(ClusterError, match=f"redirects to {told}"):
-                _ = api.storage
+                api.connect()
 
 
 def test_a_missing_algorithm_is_told_apart() -> None:
@@ -189,7 +189,7 @@ def test_a_page_of_a_gateway_is_no_result() -> None:
     page = Fault("GET .*/stream/", 200, b"<html><title>Sorry</title></html>", content_type="text/html")
     with server().running() as fake:
         api, _ = client(fake, said)
-        assert api.storage
+        api.connect()
         fake.stored["a/b"], fake.faults = b"value", [page]
         assert api.get_bytes("storage/stream/a/b") == b"value"
         with pytest.raises(RequestRefused, match="no such route"):
@@ -203,7 +203,7 @@ def test_a_page_of_a_gateway_is_no_result() -> None:
 def test_a_job_is_never_submitted_twice(fault: dict[str, Any]) -> None:
     with server().running() as fake:
         api, _ = client(fake)
-        assert api.storage
+        api.connect()
         fake.faults = [Fault("POST .*/exec/raw", **fault)]
         with pytest.raises(AnswerLost):
             _run(api)
@@ -214,14 +214,14 @@ def test_the_first_contact_is_not_repeated() -> None:
     with server().running() as fake:
         api, time = client(fake)
     with pytest.raises(ClusterError, match=r"^lab cannot be reached: connection refused$"):
-        _ = api.storage
+        api.connect()
     assert time.slept == []
 
 
 def test_an_outage_ends_after_minutes() -> None:
     with server().running() as fake:
         api, time = client(fake)
-        assert api.storage
+        api.connect()
         began = time.now
     with pytest.raises(ClusterError, match="lab cannot be reached: connection refused"):
         api.get("storage/info")
@@ -261,7 +261,7 @@ def test_the_rate_is_kept_in_every_window() -> None:
 def test_a_login_is_made_when_it_is_asked_for_and_renewed_before_it_ends() -> None:
     with server(login=("ada", "secret"), token_s=40).running() as fake:
         api, time = client(fake, username="ada", password="secret")
-        assert api.storage
+        api.connect()
         assert fake.tokens == 1
         time.now += 25
         api.get("storage/info")
@@ -310,7 +310,7 @@ def test_a_login_that_was_accepted_once_is_renewed_after_an_outage_of_keycloak()
 def test_a_login_that_fails_is_explained(credentials: dict[str, str], sentence: str) -> None:
     with server(login=("ada", "secret")).running() as fake:
         with pytest.raises(ClusterError, match=sentence):
-            _ = client(fake, **credentials)[0].storage
+            client(fake, **credentials)[0].connect()
         assert "wrong" not in sentence or sum("login" in one for one in fake.requests) == 1
 
 
@@ -318,7 +318,7 @@ def test_a_request_that_a_new_login_does_not_help_names_the_roles() -> None:
     with server(login=("ada", "secret"), token_s=0).running() as fake:
         api, _ = client(fake, username="ada", password="secret")
         with pytest.raises(ClusterError, match=r"accepted the login of ada, and refuses .* may lack a role"):
-            _ = api.storage
+            api.connect()
         assert sum("login" in one for one in fake.requests) == 1
 
 
@@ -334,12 +334,12 @@ def tls() -> ssl.SSLContext:
 def test_a_certificate_is_checked_by_the_named_authority() -> None:
     with server(tls=tls()).running() as fake:
         url = fake.url.replace("127.0.0.1", "localhost")
-        assert ClusterApi(Cluster("lab", url, ca=str(TLS / "cert.pem"))).storage
-        assert ClusterApi(Cluster("lab", url, verify=False)).storage
+        ClusterApi(Cluster("lab", url, ca=str(TLS / "cert.pem"))).connect()
+        ClusterApi(Cluster("lab", url, verify=False)).connect()
         with pytest.raises(
             ClusterError, match=r"the certificate of localhost:\d+ is not trusted: .*self.signed"
         ):
-            _ = ClusterApi(Cluster("lab", url)).storage
+            ClusterApi(Cluster("lab", url)).connect()
 
 
 def test_a_file_without_certificates_is_reported(tmp_path: Path) -> None:
@@ -354,12 +354,12 @@ def test_plain_requests_go_through_a_proxy_unless_no_proxy_excludes_the_host(
     with server().running() as fake:
         monkeypatch.setenv("http_proxy", f"http://me:pass@127.0.0.1:{fake.port}")
         cluster = Cluster("lab", "http://hkube.invalid")  # a name that only the proxy has to know
-        assert ClusterApi(cluster).storage.encoding == "json"
+        assert ClusterApi(cluster).storage_encoding == "json"
         monkeypatch.setenv("no_proxy", "hkube.invalid")
         with pytest.raises(ClusterError, match="there is no host of this name"):
-            _ = ClusterApi(cluster).storage
+            ClusterApi(cluster).connect()
         monkeypatch.setenv("http_proxy", "http://proxy.invalid:3128")
-        assert ClusterApi(Cluster("lab", fake.url)).storage, "a proxy cannot reach a port of this machine"
+        ClusterApi(Cluster("lab", fake.url)).connect()  # a proxy cannot reach a port of this machine
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     monkeypatch.delenv("no_proxy")
     with pytest.raises(ClusterError, match="the proxy in http_proxy is not of the form http://host:port"):
@@ -394,7 +394,7 @@ def test_tls_goes_through_a_proxy_by_a_tunnel(monkeypatch: pytest.MonkeyPatch) -
     with tunnelling(seen, 407) as port:
         monkeypatch.setenv("https_proxy", f"http://me:pass@127.0.0.1:{port}")
         with pytest.raises(ClusterError, match=r"407.*\(by the proxy http://127.0.0.1:\d+\)"):
-            _ = ClusterApi(Cluster("lab", "https://hkube.invalid")).storage
+            ClusterApi(Cluster("lab", "https://hkube.invalid")).connect()
     assert seen == [("hkube.invalid:443", "Basic bWU6cGFzcw==")]
 
 
@@ -404,7 +404,7 @@ def test_tls_goes_through_a_proxy_by_a_tunnel(monkeypatch: pytest.MonkeyPatch) -
 def test_another_thread_ends_a_request_that_waits() -> None:
     with server().running() as fake:
         api, _ = client(fake)
-        assert api.storage
+        api.connect()
         with fake._lock:  # no answer while this is held
             ended: list[str] = []
 
