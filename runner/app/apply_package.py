@@ -20,6 +20,8 @@ from ..prepare.installation import named
 from ..prepare.prepare import place, temporary_folder
 from ..prepare.requirement_sources import find_requirements, listed_in
 from ..settings.algorithm_name import RULE, algorithm_name, is_algorithm_name
+from ..settings.descriptor_schema import Descriptor
+from ..settings.descriptor_search import without_function
 from ..settings.settings import Settings
 
 
@@ -129,12 +131,8 @@ def _unpacked(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePack
     where: Location | None = None
     if descriptor is not None and descriptor.code_path is not None and os.path.isfile(descriptor.code_path):
         path = descriptor.code_path
-        entry = descriptor.entry or "main.py"
-        return (
-            CodePackage(path, os.path.basename(path), check_archive(path), None),
-            entry,
-            descriptor.folder,
-        )
+        package = CodePackage(path, os.path.basename(path), check_archive(path), None)
+        return package, _entry_in_archive(settings, descriptor, package.name), descriptor.folder
     if descriptor is not None and descriptor.env != "python":
         folder = descriptor.code_path or descriptor.folder
         entry = settings.code.entry or descriptor.entry or ""
@@ -146,16 +144,34 @@ def _unpacked(settings: Settings, stack: contextlib.ExitStack) -> tuple[CodePack
         where = place(settings, stack)
         folder = where.folder
         entry = os.path.relpath(where.file, folder) if where.file else where.module
-        if where.function not in ("", "start"):
-            raise SettingsError(
-                f"HKube calls `start`, and an entry point there is a file: {entry}:{where.function} runs with"
-                " hkrunner only (hkrunner image)"
-            )
+        _need_start(entry, where.function)
     files = code_files(folder)
     if entry and not any(one.name == entry for one in files.files):
         raise SettingsError(f"{entry}, the entry, is left out of the code: see .hkubeignore")
     notes = () if where is None else tuple(_notes(settings, where, files))
     return CodePackage("", "code.zip", 0, files, notes), entry, folder
+
+
+def _entry_in_archive(settings: Settings, descriptor: Descriptor, archive: str) -> str:
+    """Return the path of the entry in the archive, which is not unpacked: --entry, or the descriptor's."""
+    asked = settings.code.entry
+    if asked is not None and os.path.isdir(os.path.join(settings.code.cwd, os.path.expanduser(asked))):
+        asked = None  # the folder of the descriptor
+    entry = asked or descriptor.entry or "main.py"
+    name = without_function(entry)
+    _need_start(name, entry[len(name) + 1 :])
+    path = os.path.normpath(name)
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+        raise SettingsError(f"--entry {entry}: the code is {archive}, and its entry is a path in it")
+    return path
+
+
+def _need_start(entry: str, function: str) -> None:
+    if function not in ("", "start"):
+        raise SettingsError(
+            f"HKube calls `start`, and an entry point there is a file: {entry}:{function} runs with"
+            " hkrunner only (hkrunner image)"
+        )
 
 
 def _notes(settings: Settings, where: Location, files: CodeFiles) -> Iterator[str]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,27 @@ def test_nothing_is_sent_by_a_dry_run(store: HkubeStore, folder: Path) -> None:
     (folder / "main.py").unlink()
     assert "ENTRY_NOT_FOUND" in command(store, folder, "apply", status=3).stderr
     assert store.forms == []
+
+
+def test_an_archive_is_sent_with_the_entry_that_was_asked_for(store: HkubeStore, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "code.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("src/other.py"))
+    descriptor = {"name": "packed", "env": "python", "code": {"path": "code.tar.gz", "entryPoint": "main.py"}}
+    (tmp_path / "algorithm.json").write_text(json.dumps(descriptor))
+
+    def entry_sent(*words: str) -> Any:
+        command(store, tmp_path, "apply", "--no-wait", "--force-build", *words)
+        return json.loads(store.forms[-1][0].content)["entryPoint"]
+
+    assert entry_sent() == "main.py"
+    assert entry_sent("--entry", "./src/other.py") == entry_sent("src/other.py:start") == "src/other.py"
+    outside = command(store, tmp_path, "apply", "--entry", "../main.py", status=2)
+    assert "--entry ../main.py: the code is code.tar.gz, and its entry is a path in it" in outside.stderr
+    function = command(store, tmp_path, "apply", "--entry", "main.py:train", status=2)
+    assert (
+        "HKube calls `start`, and an entry point there is a file: main.py:train runs with" in function.stderr
+    )
+    assert len(store.forms) == 3
 
 
 def test_requirements_that_only_hkrunner_installs_and_logins_in_them_are_named(
