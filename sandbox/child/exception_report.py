@@ -34,6 +34,7 @@ from .exception_fields import (
     text_of,
     traceback_of,
 )
+from .memory_reserve import has_room
 
 #: Longest message and longest details, in characters.
 MESSAGE_MAX = 12_000
@@ -47,6 +48,8 @@ ERRORS_MAX = 10_000
 FRAMES_MAX = 200
 #: Calls in the traceback of a cause with which Python is asked for it: 0.2 s.
 CALLS_MAX = 100_000
+#: With less room below a memory limit, files of a traceback are not kept. The mode "auto" leaves less if any.
+ROOM_BYTES = 16 << 20
 
 #: Module of the code API's errors, left out when they are shown. It stays their __module__, by which an error
 #: that comes out of a pool of processes is unpickled.
@@ -98,7 +101,8 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     text = text_of(error)
     frames = _frames(error)
     is_of_memory = is_about_memory(error)
-    source = _source_read_alone if is_of_memory else _source
+    has_no_room = is_of_memory or not has_room(ROOM_BYTES)  # a library may make any error of refused memory
+    source = _source_read_alone if has_no_room else _source
     place = ("" if is_of_memory else _unreadable_file(error, folder)) or _place(frames, folder)
     below = ""
     code = code or code_of(error)
@@ -120,7 +124,7 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     shown = _shown(frames, folder, source)
     if shown:
         message += "\n" + shown
-    details = _traceback_without_room if is_of_memory and not members_of(error) else _traceback
+    details = _traceback_without_room if has_no_room and not members_of(error) else _traceback
     return {
         "code": code,
         "message": cut(message, MESSAGE_MAX),
@@ -295,7 +299,7 @@ def _traceback(error: BaseException, frames: List[_StackFrame], summary: str) ->
 
 
 def _traceback_without_room(error: BaseException, frames: List[_StackFrame], summary: str) -> str:
-    """Return the traceback of an allocation that failed: Python, for its own, reads each file as a whole."""
+    """The same for an allocation that failed: Python, for its own traceback, reads each file as a whole."""
     text = _rows(frames, summary, _source_read_alone) + "\n"
     for cause, how in causes_of(error):
         told = f"{_full_name(cause)}: {text_of(cause)}"

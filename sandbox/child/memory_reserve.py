@@ -189,12 +189,17 @@ def lower_brake(brake_bytes: Optional[int]) -> None:
 
 def has_room_for_a_stack() -> bool:
     """Whether the brake lets this process reserve the stack of another thread."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    if soft == resource.RLIM_INFINITY or stack == resource.RLIM_INFINITY:
+    return stack == resource.RLIM_INFINITY or has_room(stack)
+
+
+def has_room(size_bytes: int) -> bool:
+    """Whether the brake lets this process reserve so much."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY:
         return True
     try:
-        return soft - _data_bytes() > stack
+        return soft - _data_bytes() > size_bytes
     except (OSError, ValueError, MemoryError):
         return False
 
