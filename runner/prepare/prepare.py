@@ -55,7 +55,8 @@ def prepare(
     if temporary:
         settings = settings._replace(code=settings.code._replace(temporary_folders=temporary))
     if program is not None:
-        settings = settings._replace(code=settings.code._replace(argv=program.argv))
+        code = settings.code._replace(argv=program.argv, takes_any_encoding=program.takes_any_encoding)
+        settings = settings._replace(code=code)
         if settings.serving.encoding == SOCKET_IO:  # a program of the user's need not know it
             settings = settings._replace(serving=settings.serving._replace(encoding="json"))
         more.update(program.variables)

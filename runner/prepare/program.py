@@ -47,6 +47,7 @@ class Program(NamedTuple):
     argv: tuple[str, ...]
     where: Location
     variables: Mapping[str, str] = {}  #: those that it needs
+    takes_any_encoding: bool = False  #: see CodeSource
 
 
 def of_command(command: str, path: str | None, settings: Settings, environ: Mapping[str, str]) -> Program:
@@ -85,7 +86,8 @@ def of_descriptor(
     found = _executable(words[0], folder, settings, environ)
     if found is None:
         raise EntryNotFound(f"ENTRY_NOT_FOUND: {at}: env is {kind}, and there is no {words[0]} on PATH")
-    return Program((found, *words[1:]), _location(folder, [words[0], entry or NODE_ENTRY]), variables)
+    location = _location(folder, [words[0], entry or NODE_ENTRY])
+    return Program((found, *words[1:]), location, variables, takes_any_encoding=kind == "nodejs")
 
 
 def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tuple[list[str], dict[str, str]]:

@@ -28,6 +28,7 @@ class CodeSource(NamedTuple):
     entry: str | None = None
     command: str | None = None  #: of a program that is started instead, as written
     argv: tuple[str, ...] = ()  #: what is executed then, or for the descriptor's environment; (): Python code
+    takes_any_encoding: bool = False  #: the program is HKube's wrapper: its messages are as we tell it
     path: str | None = None
     descriptor: Descriptor | None = None
     is_descriptor_named: bool = False  #: by --file; False: it was found
@@ -143,11 +144,12 @@ class Settings(NamedTuple):
     def task_encoding(self) -> str:
         """The encoding of the messages that the algorithm's process gets and gives.
 
-        Under storage v3 that of the storage, so that no value is converted; but a program of --command speaks
-        the encoding that it was written for.
+        Under storage v3 that of the storage, so that no value is converted, and bytes remain bytes; but a
+        program of --command speaks the encoding that it was written for.
         """
-        serving = self.serving
-        return serving.encoding if serving.storage is None or self.code.argv else serving.storage.encoding
+        serving, code = self.serving, self.code
+        is_as_written = bool(code.argv) and not code.takes_any_encoding
+        return serving.encoding if serving.storage is None or is_as_written else serving.storage.encoding
 
     @property
     def name(self) -> str | None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from support import node_wrapper
+from support.hkube_storage import header
 from support.local import ALGORITHMS
 from support.programs import Program, run_hkrunner, serving
+from support.serving_v3 import serving_v3
 
 # The first one installs the wrapper.
 pytestmark = pytest.mark.timeout(400)
@@ -103,3 +105,20 @@ def test_hkrunner_runs_the_wrapper_where_the_descriptor_says_nodejs(tmp_path: Pa
     assert asked["error"]["message"] == "pipeline nope Not Found"
     assert started["output"] == 3, started
     assert (tmp_path / ".hkrunner/tasks" / added["taskId"] / "output.json").read_text() == "6"
+
+
+def test_bytes_remain_bytes_for_the_wrapper_also_if_the_workers_messages_are_json(
+    tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "node_modules").symlink_to(folder / "node_modules")
+    (tmp_path / "package.json").write_text("{}")
+    (tmp_path / "algorithm.yml").write_text("name: joins\nenv: nodejs\n")
+    (tmp_path / "index.js").write_text(
+        "exports.start = ({ input }) => Buffer.concat([...input, input[0]]);\n"
+    )
+    with serving_v3(tmp_path, entry=None) as one:
+        assert one.client.query["encoding"] == "json"
+        links = {
+            name * 8: one.storage.write(name, header(raw=True) + b"\xff\0" + name.encode()) for name in "ab"
+        }
+        assert one.run([f"$${name}" for name in links], links) == b"\xff\0a\xff\0b\xff\0a"

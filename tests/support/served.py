@@ -20,15 +20,19 @@ OBEYS = ALGORITHMS / "obeys.py"
 def serving_worker(
     cwd: Path,
     *args: str,
-    entry: str | Path = OBEYS,
+    entry: str | Path | None = OBEYS,
     env: Mapping[str, str | None] | None = None,
     worker: ScriptedWorker | None = None,
 ) -> Iterator[tuple[Client, Program]]:
-    """Run both; yield the worker's first client, which has the worker as attribute, and the program."""
+    """Run both; yield the worker's first client, which has the worker as attribute, and the program.
+
+    `entry`: None: what the descriptor in `cwd` says.
+    """
     with contextlib.ExitStack() as stack:
         if worker is None:
             worker = stack.enter_context(ScriptedWorker())
-        given = ("--entry", str(ALGORITHMS / entry), "--url", worker.url, *args)
+        code = () if entry is None else ("--entry", str(ALGORITHMS / entry))
+        given = (*code, "--url", worker.url, *args)
         program = stack.enter_context(serving(*given, cwd=cwd, env=env))
         yield worker.accept(), program
 

@@ -11,7 +11,7 @@ from .hkube_storage import JOB, Storage
 from .programs import Program
 from .scripted_client import Client
 from .scripted_worker import ScriptedWorker
-from .served import serving_worker
+from .served import OBEYS, serving_worker
 
 
 class Worker:
@@ -61,10 +61,12 @@ class Worker:
 
 
 @contextlib.contextmanager
-def serving_v3(tmp_path: Path, *args: str, timeout_s: float = 20, **env: str) -> Iterator[Worker]:
+def serving_v3(
+    tmp_path: Path, *args: str, entry: Path | None = OBEYS, timeout_s: float = 20, **env: str
+) -> Iterator[Worker]:
     storage = Storage(tmp_path / "storage", timeout_s=timeout_s)
     with ScriptedWorker() as worker:
         given = {**storage.variables, **env}
-        with serving_worker(tmp_path, *args, worker=worker, env=given) as (client, program):
+        with serving_worker(tmp_path, *args, entry=entry, worker=worker, env=given) as (client, program):
             assert client.query["storage"] == "v3"
             yield Worker(client, program, storage)
