@@ -16,13 +16,17 @@ from ..settings.settings import Settings
 #: HKube's wrapper for Node.
 NODE_WRAPPER = "@hkube/nodejs-wrapper"
 #: Starts it. Its own startAlgorithm() writes the arguments to HKube's storage, for which it has an encoder
-#: only with storage v3: here they are part of the call, as the worker takes them under v1.
+#: only with storage v3: here they are part of the call, as the worker takes them under v1. Its statistics of
+#: a stream hold a function, which json and bson leave out; in msgpack it would fail the task.
 NODE_RUN = (
     f'const runner = require("{NODE_WRAPPER}").run(), api = runner._hkubeApi;'
     " if (api?._createReplyPromise) api.startAlgorithm ="
     " (algorithmName, input = [], includeResult = true) => { const execId = api._generateExecId();"
     " const data = { execId, algorithmName, input, includeResult };"
     ' return api._createReplyPromise(execId, includeResult, { command: "startAlgorithmExecution", data }); };'
+    " const send = runner._sendCommand; if (send) runner._sendCommand = (message) =>"
+    ' send.call(runner, message.command !== "streamingStatistics" ? message'
+    " : { ...message, data: JSON.parse(JSON.stringify(message.data)) });"
 )
 #: Has it say when a listener's call, also one that only waits, takes longer than so many ms.
 NODE_MESSAGE_LIMIT = (

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support import node_wrapper
 from support.programs import Program, serving
+from support.streams import node
 
 # The first one installs the wrapper.
 pytestmark = pytest.mark.timeout(400)
@@ -74,16 +75,12 @@ def modules() -> Path:
 def run(folder: Path, modules: Path, input: list[int], **code: str) -> AbstractContextManager[Program]:
     """Run A >> B >> C with two replicas of B. `code`: of each node."""
     (folder / "node_modules").symlink_to(modules)
-    for node, text in code.items():
-        name = f"node-{node.lower()}"
+    for letter, text in code.items():
+        name = f"node-{letter.lower()}"
         if "def start" in text:
             (folder / f"{name}.py").write_text(text)
             continue
-        place = folder / name
-        place.mkdir()
-        (place / "package.json").write_text("{}")
-        (place / "algorithm.yml").write_text(f"name: {name}\nenv: nodejs\ncode: {{entryPoint: index.js}}\n")
-        (place / "index.js").write_text(text)
+        write(folder / name, text)
     nodes: list[dict[str, Any]] = [
         {"nodeName": name, "algorithmName": f"node-{name.lower()}", "stateType": "stateful", "input": input}
         for name in "ABC"
@@ -92,6 +89,16 @@ def run(folder: Path, modules: Path, input: list[int], **code: str) -> AbstractC
     flow = {"name": "js", "kind": "stream", "nodes": nodes, "streaming": {"flows": {"all": "A >> B >> C"}}}
     (folder / "flow.json").write_text(json.dumps(flow))
     return serving("--pipeline", "flow.json", "--json", cwd=folder)
+
+
+def write(folder: Path, code: str) -> None:
+    """Make a folder with this code for the wrapper."""
+    folder.mkdir()
+    (folder / "package.json").write_text("{}")
+    (folder / "algorithm.yml").write_text(
+        f"name: node-{folder.name[-1].lower()}\nenv: nodejs\ncode: {{entryPoint: index.js}}\n"
+    )
+    (folder / "index.js").write_text(code)
 
 
 def nodes_of(program: Program, status: int) -> dict[str, dict[str, Any]]:
@@ -121,3 +128,13 @@ def test_a_node_of_the_wrapper_hands_out_what_it_has_when_ctrl_c_stops_the_sourc
     assert sorted(numbers) == list(range(len(numbers)))
     assert nodes["A"]["sent"] == {"B": len(numbers)}
     assert len({process for _, process in nodes["C"]["output"]}) == 2
+
+
+def test_a_node_of_the_wrapper_reports_its_statistics_also_in_msgpack(tmp_path: Path, modules: Path) -> None:
+    # The wrapper's own report holds a function, which it cannot encode in msgpack: the task failed.
+    (tmp_path / "node_modules").symlink_to(modules)
+    write(tmp_path / "A", SOURCE)
+    with node("A", tmp_path, entry=None, STREAMING_STATISTICS_INTERVAL="100") as first:
+        first.begin(3, 10, children=["B"])
+        (told,) = first.client.expect("streamingStatistics")["data"]
+        assert (told["nodeName"], told["sent"], told["queueSize"]) == ("B", 0, 3)

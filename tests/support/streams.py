@@ -82,8 +82,15 @@ class Node:
 
 
 @contextlib.contextmanager
-def node(name: str, cwd: Path, *args: str, port: int | None = None, **variables: str) -> Iterator[Node]:
-    """Run a program for one node."""
+def node(
+    name: str,
+    cwd: Path,
+    *args: str,
+    entry: str | None = "streams.py",
+    port: int | None = None,
+    **variables: str,
+) -> Iterator[Node]:
+    """Run a program for one node. `entry`: None: what the descriptor in the folder of that name says."""
     port = free_port() if port is None else port
     folder = cwd / name
     folder.mkdir(exist_ok=True)
@@ -91,6 +98,6 @@ def node(name: str, cwd: Path, *args: str, port: int | None = None, **variables:
     env = {**storage.variables, "STREAMING_DISCOVERY_PORT": str(port), **variables}
     with (
         ScriptedWorker() as worker,
-        serving_worker(folder, *args, worker=worker, entry="streams.py", env=env) as (client, program),
+        serving_worker(folder, *args, worker=worker, entry=entry, env=env) as (client, program),
     ):
         yield Node(name, port, client, program, storage)
