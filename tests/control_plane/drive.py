@@ -107,7 +107,8 @@ class Driver:
     def serves_the_worker(self) -> None:
         """HKube's worker is served by hkrunner."""
         self._plane.start_worker("square")
-        self._plane.start_hkrunner([self._hkrunner, "square.py", "--state-dir", "served"], self._folder)
+        words = [self._hkrunner, "square.py", "--state-dir", "served"]
+        self._plane.start_program("hkrunner", words, self._folder, "worker", {})
 
     def runs_inputs(self) -> None:
         """Inputs of every form come back in order, large results too, and a failure with its reason."""

@@ -7,18 +7,17 @@ started again, as Kubernetes does.
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jobs import JOB_S, Jobs
+from pods import Pod
 from services import ControlPlane, Step, Trouble, take
 
 NAME = "mixed"
@@ -42,8 +41,6 @@ ENDS = ("succeed", "failed", "stopped", "skipped")
 STOP_S = 60.0
 #: Seconds for what etcd says of tasks to arrive after their results.
 ETCD_S = 30.0
-#: Seconds for one job, on a busy machine.
-JOB_S = 900.0
 CODE = f"""\
 import os, signal, time
 
@@ -76,33 +73,20 @@ class Mixed:
 
     def __init__(self, hkrunner: str, plane: ControlPlane, folder: Path, count: int) -> None:
         """`count`: of the tasks of the first step."""
-        self._words = [hkrunner, "mixed.py", "--storage", "v3", "--state-dir", "served", "--mem", "600Mi"]
+        words = [hkrunner, "mixed.py", "--storage", "v3", "--state-dir", "served", "--mem", "600Mi"]
         self._kinds = {kind: max(1, share * count // 1000) for kind, share in KINDS.items()}
         self._plane = plane
         self._folder = folder
+        self._jobs = Jobs(plane.url)
+        self._pod = Pod(plane, NAME, words, folder, DISCOVERY_ENABLE="false")
         (folder / "mixed.py").write_text(CODE)
-        self._restarts = 0
         self._watch = plane.watch_tasks()
 
-    # ---- HKube's API
-
-    def _call(self, route: str, body: Any = None, *, absent: int | None = None) -> Any:
-        """Return the answer of a route; None if its status is `absent`."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self._plane.url}/api/v1/{route}", data, {"Content-Type": "application/json"}
-        )
-        for attempt in range(5):
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                if error.code == absent:
-                    return None
-                if error.code != 429 or attempt == 4:
-                    raise Trouble(f"{route}: {error.code} {error.read()[:500]!r}") from None
-                time.sleep(1)
-        raise AssertionError
+    def begin(self) -> None:
+        """Have the algorithm served by a pod."""
+        self._jobs.add_algorithm(NAME)
+        self._pod.start()
+        self._plane.add_algorithm(NAME)
 
     def _submit(self, name: str, items: list[dict[str, Any]], **node: Any) -> str:
         pipeline = {
@@ -111,53 +95,12 @@ class Mixed:
             "flowInput": {"items": items},
             "options": {"batchTolerance": 100},
         }
-        return str(self._call("exec/raw", pipeline)["jobId"])
-
-    def _results(self, job: str) -> dict[str, Any] | None:
-        """Return the results of a job that is over; its status may say `active` for ever (see ClusterJob)."""
-        return self._call(f"exec/results/{job}", absent=400)
+        return self._jobs.submit(pipeline)
 
     def _ends(self, job: str) -> dict[int, str]:
         """Return the ends of tasks that the graph of a job has: the last ones may never get there."""
-        (node,) = self._call(f"graph/parsed/{job}")["nodes"]
+        (node,) = self._jobs.call(f"graph/parsed/{job}")["nodes"]
         return {one["batchIndex"]: one["status"] for one in node["batch"] if one["status"] in ENDS}
-
-    def _wait(self, job: str) -> None:
-        """Return when the job is over; what is dead of the pod is started again meanwhile."""
-        end = time.monotonic() + JOB_S
-        while self._results(job) is None:
-            if time.monotonic() > end:
-                raise Trouble(f"job {job} has not ended within {JOB_S:g} s")
-            self._keep_pod()
-            time.sleep(1)
-
-    # ---- the pod
-
-    def begin(self) -> None:
-        """Have the algorithm served by a pod."""
-        image = {"name": NAME, "algorithmImage": f"registry.example/{NAME}:1", "cpu": 0.5, "mem": "1Gi"}
-        self._call("store/algorithms", image)
-        self._plane.run_worker(NAME, is_developed=False)
-        self._start_hkrunner()
-        self._plane.add_algorithm(NAME)
-
-    def _start_hkrunner(self) -> None:
-        storage = {"BASE_FS_ADAPTER_DIRECTORY": str(self._plane.storage), "DISCOVERY_ENABLE": "false"}
-        self._plane.start_hkrunner(self._words, self._folder, **storage)
-
-    def _keep_pod(self) -> None:
-        """Start again what has ended. The worker ends itself when its algorithm has gone."""
-        gone = [name for name in ("worker", "hkrunner") if not self._plane.is_running(name)]
-        if not gone:
-            return
-        self._restarts += 1
-        if "hkrunner" in gone:
-            self._plane.wait_for_end("worker")
-            self._plane.stop("hkrunner")
-        self._plane.stop("worker")
-        self._plane.run_worker(NAME, is_developed=False)
-        if "hkrunner" in gone:
-            self._start_hkrunner()
 
     # ---- steps
 
@@ -165,23 +108,23 @@ class Mixed:
         """Tasks of every kind end as they should: values, errors, exits, crashes, limits, 200 MB."""
         items = _items(self._kinds)
         job = self._submit("kinds", items)
-        self._wait(job)
-        self._check(job, items, once=True)
+        self._jobs.wait(job, self._pod.keep)
+        self._check(job, items)
 
     def stops(self) -> None:
         """A job that is stopped has no task left that works, although they ignore it."""
         job = self._submit("stopped", _items({"ok": 5, "sleeps": 3}, shuffled=False))
         self._wait_for_runs(6)
-        self._call("exec/stop", {"jobId": job})
-        self._wait(job)
+        self._jobs.call("exec/stop", {"jobId": job})
+        self._jobs.wait(job, self._pod.keep)
         self._wait_for_line("■ task ")
-        found = (self._results(job) or {}).get("status")
+        found = (self._jobs.results(job) or {}).get("status")
         if found != "stopped":
             raise Trouble(f"job {job} was stopped and is {found}")
 
     def _wait_for_line(self, text: str) -> None:
         """Return when hkrunner has printed a line that begins like this."""
-        end, log = time.monotonic() + STOP_S, self._plane.log_of("hkrunner")
+        end, log = time.monotonic() + STOP_S, self._plane.log_of(self._pod.program)
         while not any(line.startswith(text) for line in log.read_text().splitlines()):
             if time.monotonic() > end:
                 raise Trouble(f"hkrunner has printed no line {text!r}")
@@ -191,26 +134,39 @@ class Mixed:
         """A task that exceeds its ttl fails for that, and the next ones go on."""
         items = _items({"sleeps": 2, "ok": 3}, shuffled=False)
         job = self._submit("ttl", items, ttl=1)
-        self._wait(job)
-        self._check(job, items, {"sleeps": "Algorithm TTL expired"}, once=True)
+        self._jobs.wait(job, self._pod.keep)
+        self._check(job, items, {"sleeps": "Algorithm TTL expired"})
 
     def outlives_restarts(self) -> None:
         """Tasks are neither lost nor doubled when hkrunner, the worker or both are killed or ended."""
-        items = _items({"ok": 220, "raises": 40, "exits": 20, "segfaults": 10, "waits": 10})
+        kinds = {
+            "ok": 200,
+            "raises": 40,
+            "exits": 20,
+            "segfaults": 10,
+            "breaches": 8,
+            "large": 4,
+            "nothing": 8,
+        }
+        items = _items({**kinds, "waits": 10})
         job = self._submit("restarts", items)
+        worker, program, before = self._pod.worker, self._pod.program, self._pod.restarts
         for names, sign in (
-            (("hkrunner",), signal.SIGKILL),
-            (("worker",), signal.SIGKILL),
-            (("worker", "hkrunner"), signal.SIGTERM),
+            ((program,), signal.SIGKILL),
+            ((worker,), signal.SIGKILL),
+            ((worker, program), signal.SIGTERM),
+            ((program,), signal.SIGTERM),
+            ((worker, program), signal.SIGKILL),
         ):
             self._wait_for_runs(40)
             for name in names:
                 self._plane.signal(name, sign)
-            self._keep_pod()
-        self._wait(job)
-        self._check(job, items, once=False)
-        if self._restarts < 3:
-            raise Trouble(f"the pod was started again {self._restarts} times")
+            self._pod.keep()
+        self._jobs.wait(job, self._pod.keep)
+        restarts = self._pod.restarts - before
+        self._check(job, items, restarts=restarts)
+        if restarts < 5:
+            raise Trouble(f"the pod was started again {restarts} times")
 
     def _wait_for_runs(self, count: int) -> None:
         """Return when so many further tasks have begun."""
@@ -218,7 +174,7 @@ class Mixed:
         while len(self._runs()) < wanted:
             if time.monotonic() > end:
                 raise Trouble(f"{count} further tasks have not begun")
-            self._keep_pod()
+            self._pod.keep()
             time.sleep(0.05)
 
     def _runs(self) -> list[str]:
@@ -226,11 +182,19 @@ class Mixed:
         return file.read_text().split() if file.exists() else []
 
     def _check(
-        self, job: str, items: list[dict[str, Any]], failures: dict[str, str] | None = None, *, once: bool
+        self,
+        job: str,
+        items: list[dict[str, Any]],
+        failures: dict[str, str] | None = None,
+        *,
+        restarts: int = 0,
     ) -> None:
-        """Raise Trouble unless each task has ended once and as it should; `once`: it has begun once, too."""
+        """Raise Trouble unless each task has ended once and as it should, and has begun once.
+
+        `restarts`: so many tasks may have begun again: each restart interrupts one.
+        """
         expected = {**FAILURES, **(failures or {})}
-        results = (self._results(job) or {})["data"]
+        results = (self._jobs.results(job) or {})["data"]
         if Counter(one["batchIndex"] for one in results) != Counter(range(1, len(items) + 1)):
             raise Trouble(f"{len(results)} results of {len(items)} tasks of job {job}")
         ends = self._ends(job)
@@ -252,11 +216,11 @@ class Mixed:
         if wrong:
             raise Trouble(f"{len(wrong)} tasks have a wrong end:\n" + "\n".join(wrong[:20]))
         self._check_etcd(job, right)
-        if once:
-            runs = Counter(self._runs())
-            many = [item["number"] for item in items if runs[str(item["number"])] != 1]
-            if many:
-                raise Trouble(f"tasks that did not begin once: {many[:20]}")
+        runs = Counter(self._runs())
+        again = Counter({item["number"]: runs[str(item["number"])] - 1 for item in items})
+        if min(again.values()) < 0 or again.total() > restarts:
+            many = [number for number, more in again.items() if more]
+            raise Trouble(f"with {restarts} restarts, tasks that did not begin once: {many[:20]}")
 
     def _check_etcd(self, job: str, right: Counter[str]) -> None:
         """Raise Trouble unless so many tasks of each end were in etcd, and no task had two ends.

@@ -3,6 +3,8 @@
     redis  etcd  mongo_server.py
       |     |        |
     api-server   pipeline-driver-queue   pipeline-driver   algorithm-queue   worker (one for each algorithm)
+                                                                                |
+                                                                 hkrunner, or a wrapper of HKube's
 
 What needs Kubernetes is left out: the algorithm-operator (add_algorithm.js does its part), the task-executor.
 """
@@ -20,7 +22,9 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -69,28 +73,52 @@ def say(text: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody uses now.
+    """Return a port of the loopback address that nobody uses now, nor the next one.
 
     It is below those that the kernel gives to outgoing connections: the services make many until all run.
     """
     while True:
         port = random.randrange(20_000, 30_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        with contextlib.suppress(OSError), _listener(port), _listener(port + 1):
             return port
+
+
+def _listener(port: int) -> socket.socket:
+    return socket.create_server(("127.0.0.1", port))
+
+
+@dataclass(frozen=True)
+class WorkerPorts:
+    """The ports of a worker and of its algorithm."""
+
+    link: int = field(default_factory=free_port)
+    data: int = field(default_factory=free_port)  #: the next one is for pings
+    stream: int = field(default_factory=free_port)
+
+    def variables(self) -> dict[str, str]:
+        """Return HKube's variables for them, which both have."""
+        return {
+            "WORKER_SOCKET_HOST": "127.0.0.1",
+            "WORKER_SOCKET_PORT": str(self.link),
+            "POD_IP": "127.0.0.1",
+            "DISCOVERY_PORT": str(self.data),
+            "STREAMING_DISCOVERY_PORT": str(self.stream),
+        }
 
 
 class ControlPlane:
     """The services, each a process group with a log of its own in the folder; close() ends them."""
 
-    def __init__(self, checkout: Path, folder: Path) -> None:
-        """Nothing is started."""
+    def __init__(self, checkout: Path, folder: Path, encoding: str = "msgpack") -> None:
+        """Nothing is started. `encoding`: of the storage, and of what algorithms send to each other."""
+        self._encoding = encoding
         self._core = checkout / "core"
         self._folder = folder
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        names = ("redis", "etcd", "etcd peers", "mongo", "api", "queue", "worker")
+        names = ("redis", "etcd", "etcd peers", "mongo", "api", "queue")
         self._ports = {name: free_port() for name in names}
         self.url = f"http://127.0.0.1:{self._ports['api']}"
-        self.worker_url = f"ws://127.0.0.1:{self._ports['worker']}"
+        self._workers: defaultdict[str, WorkerPorts] = defaultdict(WorkerPorts)
         self.metrics = folder / "metrics"
         self.storage = folder / "storage"
 
@@ -101,6 +129,8 @@ class ControlPlane:
             self._start_node("pipeline-driver-queue", {})
             self._start_node("pipeline-driver", {})
             self._start_node("algorithm-queue", {"QUEUE_ID": QUEUE})
+            # It hears of no algorithm before that, and ends if it has none for 30 s.
+            self._wait_for("algorithm-queue", lambda: b"is up and running" in self._log("algorithm-queue"))
         except BaseException:
             self.close()
             raise
@@ -119,14 +149,15 @@ class ControlPlane:
         self._wait_for("api-server", lambda: _answers(f"{self.url}/api/v1/storage/info"))
 
     def stop(self, name: str) -> None:
-        """End a service, at once if it does not end by itself."""
-        process = self._running.pop(name)
+        """End a service if it runs, at once if it does not end by itself, and what it has left."""
+        process = self._running.pop(name, None)
+        if process is None:
+            return
         for sign in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_S)
-                return
 
     def stop_api(self) -> None:
         """End the api-server."""
@@ -134,23 +165,27 @@ class ControlPlane:
 
     def start_worker(self, algorithm: str) -> None:
         """Start the worker of an algorithm, and have its jobs sent to it. Raises Trouble."""
-        self.run_worker(algorithm)
+        self.run_worker(algorithm, "worker")
         self.add_algorithm(algorithm)
 
-    def run_worker(self, algorithm: str, *, is_developed: bool = True) -> None:
+    def run_worker(self, algorithm: str, name: str, *, is_developed: bool = True) -> None:
         """Start the worker; if it `is_developed`, it waits for an algorithm that has gone. Raises Trouble."""
         self.metrics.mkdir(exist_ok=True)
+        ports = self._workers[name]
         more = {
             "ALGORITHM_TYPE": algorithm,
-            "WORKER_SOCKET_PORT": str(self._ports["worker"]),
             "DEV_MODE": str(is_developed).lower(),
             "API_SERVER_SERVICE_HOST": "127.0.0.1",
             "API_SERVER_SERVICE_PORT": str(self._ports["api"]),
             "ALGO_METRICS_DIR": str(self.metrics),
+            # A stream begins within seconds.
+            "SERVICE_DISCOVERY_INTERVAL": "1000",
+            "AUTO_SCALER_SCALE_INTERVAL": "1000",
+            **ports.variables(),
         }
         folder = self._core / "worker"
-        self._start("worker", ["node", str(HERE / "worker.js"), str(folder)], self._variables(more), folder)
-        self._wait_for("worker", lambda: _listens(self._ports["worker"]))
+        self._start(name, ["node", str(HERE / "worker.js"), str(folder)], self._variables(more), folder)
+        self._wait_for(name, lambda: _listens(ports.link))
 
     def add_algorithm(self, algorithm: str) -> None:
         """Have the queue serve an algorithm. Raises Trouble."""
@@ -160,10 +195,16 @@ class ControlPlane:
         if added.returncode:
             raise Trouble(f"the queue was not given {algorithm}: {added.stderr.strip()}")
 
-    def start_hkrunner(self, words: Sequence[str], cwd: Path, **more: str) -> None:
-        """Start hkrunner as the algorithm of the worker."""
-        variables = {**os.environ, "ALGO_METRICS_DIR": str(self.metrics), **more}
-        self._start("hkrunner", [*words, "--url", self.worker_url], variables, cwd)
+    def start_program(
+        self, name: str, words: Sequence[str], cwd: Path, worker: str, variables: Mapping[str, str]
+    ) -> None:
+        """Start hkrunner or another program as the algorithm of a worker."""
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("HKRUNNER_", "PYTHON"))
+        }
+        ports = self._workers[worker].variables()
+        metrics = {"ALGO_METRICS_DIR": str(self.metrics)}
+        self._start(name, words, {**inherited, **self._storage(), **metrics, **ports, **variables}, cwd)
 
     def is_running(self, name: str) -> bool:
         """Whether this process has not ended."""
@@ -181,6 +222,9 @@ class ControlPlane:
     def log_of(self, name: str) -> Path:
         """Return the file with what a service has printed."""
         return self._folder / f"{name}.log"
+
+    def _log(self, name: str) -> bytes:
+        return self.log_of(name).read_bytes()
 
     def close(self) -> None:
         """End all services, the last one first."""
@@ -219,16 +263,21 @@ class ControlPlane:
             "ETCD_CLIENT_SERVICE_PORT": str(self._ports["etcd"]),
             "MONGODB_SERVICE_HOST": here,
             "MONGODB_SERVICE_PORT": str(self._ports["mongo"]),
-            "DEFAULT_STORAGE": "fs",
-            "BASE_FS_ADAPTER_DIRECTORY": str(self.storage),
-            "STORAGE_ENCODING": "msgpack",
-            "DISCOVERY_ENCODING": "msgpack",
+            **self._storage(),
             "PIPELINE_DRIVER_QUEUE_SERVICE_PORT": str(self._ports["queue"]),
             "REST_PORT": str(self._ports["queue"]),
             "HEALTHCHECK_PORT": str(free_port()),
             "METRICS_PORT": str(free_port()),
             "KC_URL": "http://127.0.0.1:9",  # nobody is there: HKube asks it also when it is not used
             **more,
+        }
+
+    def _storage(self) -> dict[str, str]:
+        return {
+            "DEFAULT_STORAGE": "fs",
+            "BASE_FS_ADAPTER_DIRECTORY": str(self.storage),
+            "STORAGE_ENCODING": self._encoding,
+            "DISCOVERY_ENCODING": self._encoding,
         }
 
     def _start(
@@ -273,17 +322,22 @@ Step = Callable[[], None]
 
 
 def take(
-    steps: Callable[[ControlPlane, Path], Iterable[Step]], checkout: Path, *, prefix: str, name: str
+    steps: Callable[[ControlPlane, Path], Iterable[Step]],
+    checkout: Path,
+    *,
+    prefix: str,
+    name: str,
+    encoding: str = "msgpack",
 ) -> int:
     """Start the services, take the steps, and return the exit status; the folder stays if one fails.
 
-    `steps`: gets the services, and a folder of this name for the algorithm.
+    `steps`: gets the services, and a folder of this name for the algorithm. `encoding`: see ControlPlane.
     """
     folder = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         find_programs()
         install(checkout)
-        with ControlPlane(checkout, folder) as plane:
+        with ControlPlane(checkout, folder, encoding) as plane:
             work = folder / name
             work.mkdir()
             for step in steps(plane, work):
