@@ -121,12 +121,15 @@ class ClusterApi:
         body: bytes = self.call("GET", quote(path), most=RESULT_MAX, read=attrgetter("body"))
         return body
 
-    def post(self, path: str, value: object, *, may_repeat: bool = False) -> Any:
-        """Send the value as JSON, and return the decoded answer.
+    def post(
+        self, path: str, value: object, *, may_repeat: bool = False, is_outage: Statuses = _GATEWAY
+    ) -> Any:
+        """Send the value as JSON, and return the decoded answer. `is_outage`: see call().
 
         Raises AnswerLost, unless `may_repeat`, where the server may have acted without an answer.
         """
-        return self.post_body(path, json_body(json.dumps(value).encode()), may_repeat=may_repeat)
+        body = json_body(json.dumps(value).encode())
+        return self.call("POST", path, body, may_repeat=may_repeat, is_outage=is_outage)
 
     def post_body(self, path: str, body: Body, *, may_repeat: bool = False) -> Any:
         """Send a body that is JSON already, as post() does."""

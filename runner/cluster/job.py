@@ -157,7 +157,7 @@ class ClusterJob:
         return status
 
     def stop(self) -> bool:
-        """Stop the job; return False if there was nothing to stop."""
+        """Stop the job; return False if there was nothing to stop: it had ended, and not by a stop."""
         if self.id is None:
             return self._stops({"pipelineName": self.name})
         if self._stops({"jobId": self.id}):
@@ -165,12 +165,16 @@ class ClusterJob:
         # HKube stops what is pending, active or paused, and in another state (resumed) only if that is named.
         status = self.status()
         state = str(status.get("status"))
-        return end_of(status) is None and self._stops({"jobId": self.id, "statusToStop": state})
+        # `stopped` also if our first request did it, and its answer was an error or was lost.
+        return state == "stopped" or (
+            end_of(status) is None and self._stops({"jobId": self.id, "statusToStop": state})
+        )
 
     def _stops(self, named: Mapping[str, str]) -> bool:
         """Have the cluster stop the job that is named so; return False if it finds none to stop."""
         try:
-            self._api.post("exec/stop", named, may_repeat=True)
+            # 500 comes also where etcd has refused one of two changes at once.
+            self._api.post("exec/stop", named, may_repeat=True, is_outage=SERVER_OUTAGE)
         except RequestRefused as error:
             if error.status != 404:
                 raise

@@ -162,6 +162,21 @@ def test_ctrl_c_stops_the_job_and_says_so(cluster: HkubeApi, folder: Path) -> No
     assert cluster.jobs["job000000001"].status == "stopped"
 
 
+@pytest.mark.parametrize("is_done", [False, True])
+def test_ctrl_c_stops_the_job_although_the_first_request_fails_in_the_server(
+    cluster: HkubeApi, folder: Path, is_done: bool
+) -> None:
+    cluster.active_polls = 1_000_000
+    text = b'{"error": {"code": 500, "message": "A conflict occurred executing the software transaction"}}'
+    cluster.faults = [Fault("POST .*exec/stop", 500, text, is_done=is_done)]
+    with serving("run", "--on", cluster.url, *inputs("3"), cwd=folder) as program:
+        wait_until(lambda: any("exec/status" in one for one in cluster.requests), what="the job runs")
+        program.send_signal(signal.SIGINT)
+        assert program.wait() == 130, program.report()
+    assert program.stderr[-1] == "■ job job000000001 stopped"
+    assert cluster.jobs["job000000001"].status == "stopped"
+
+
 def test_ctrl_c_before_there_is_a_job_ends_at_once(cluster: HkubeApi, folder: Path) -> None:
     with (
         cluster._lock,  # no answer while this is held
