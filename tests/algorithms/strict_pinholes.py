@@ -3,6 +3,7 @@
 import concurrent.futures
 import errno
 import os
+import select
 import socket
 import time
 
@@ -67,8 +68,9 @@ def start(args, api):
             time.sleep(60)
             os._exit(0)
         os.write(1, b"holds\n")
-        time.sleep(60)
-        return len(held)
+        select.select(held, [], [], 60)
+        while True:  # until a limit of the processor time is broken
+            pass
     name, port, other = given["name"], given["port"], given["other"]
     with concurrent.futures.ThreadPoolExecutor(20) as threads:
         at_once = list(threads.map(lambda _: echo((name, port), 64 << 10), range(20)))

@@ -181,7 +181,7 @@ def test_connections_and_the_process_that_serves_them_end_with_the_code(
 ) -> None:
     options = ["--net", f"localhost:{server.port}", "-i", json.dumps(["hold", ["localhost", server.port]])]
     if ended_by == "a limit":
-        options += ["--timeout", "3"]
+        options += ["--cpu-time", "2"]
     program = Program(command(BEST, *options), cwd=folder, env={"TMPDIR": "/tmp"})
     try:
         if not holds_networks(BEST):
@@ -192,6 +192,8 @@ def test_connections_and_the_process_that_serves_them_end_with_the_code(
         assert [one for one in below if "forwarder" in one.cmdline()]
         if ended_by == "hkrunner":
             program.send_signal(signal.SIGKILL)
+        else:
+            next(iter(server.open)).sendall(b"spin")
         program.wait()
         wait_until(lambda: not [one for one in below if runs(one)], what="the end of all processes")
         wait_until(lambda: not server.open, what="the end of all connections")

@@ -60,9 +60,10 @@ def test_it_takes_less_than_a_second(tmp_path: Path) -> None:
     for _ in range(3):
         began, cpu_s = time.monotonic(), used()
         run_hkrunner("doctor", cwd=tmp_path)
-        # A busy machine may take long to give it the processor. What it waits for is no such time.
+        # A busy machine may take long to give it the processor. What it waits for is no such time: it would
+        # be a server that does not answer, or a lock.
         times.append((used() - cpu_s, time.monotonic() - began))
-        if times[-1][0] < 1 and times[-1][1] < 10:
+        if times[-1][0] < 1 and times[-1][1] < 30:
             return
     raise AssertionError(times)
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,11 +55,11 @@ class Project:
     def run(self, *args: str | Path, env: Mapping[str, str | None] | None = None) -> Result:
         return run_hkrunner(*args, cwd=self.folder, env={**self.env, **(env or {})}, deadline_s=INSTALL_S)
 
-    def begin(self) -> Program:
+    def begin(self, **env: str | None) -> Program:
         return Program(
             [Path(sys.executable).parent / "hkrunner", "alg.py", "-i", "1", "--install"],
             cwd=self.folder,
-            env=self.env,
+            env={**self.env, **env},
         )
 
 
@@ -200,12 +201,14 @@ def test_a_python_that_the_metadata_excludes_is_refused(project: Project) -> Non
 
 def test_an_interrupted_installation_leaves_nothing_and_installs_nothing_unasked(project: Project) -> None:
     (project.folder / "requirements.txt").write_text("hk-tiny\n")
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        with project.begin() as program:
-            program.wait_for_line("installing requirements.txt")
-            program.send_signal(number)
-            assert program.wait() == status
-        assert project.made == []
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # an index that does not answer
+        index = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
+        for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+            with project.begin(PIP_NO_INDEX=None, PIP_INDEX_URL=index, NO_PROXY="127.0.0.1") as program:
+                program.wait_for_line("installing requirements.txt")
+                program.send_signal(number)
+                assert program.wait() == status
+            assert project.made == []
     assert project.run("alg.py", "-i", "1").status == 4
     assert project.made == []
 

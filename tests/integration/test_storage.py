@@ -110,13 +110,13 @@ def test_what_cannot_be_read_fails_its_task_in_a_sentence(tmp_path: Path) -> Non
 
 
 def test_a_storage_that_hangs_or_a_process_that_dies_costs_one_task_its_answer(tmp_path: Path) -> None:
-    with serving_v3(tmp_path, timeout_s=3) as one:
+    with serving_v3(tmp_path, timeout_s=7) as one:
         assert one.run(["give", 1]) == 1
         # A FIFO without a writer: opening it never returns, as with a network file system that is gone.
         file = one.storage.file("hangs")
         os.mkfifo(file)
         message = one.fail(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("hangs")})
-        assert "the storage gave no answer for 3 s" in message
+        assert "the storage gave no answer for 7 s" in message
         assert one.run(["give", 2]) == 2
         # A task that is stopped meanwhile is answered at once, and holds up no other.
         one.begin(["give", "$$aaaaaaaa"], {"aaaaaaaa": one.storage.link("hangs")})
@@ -157,8 +157,9 @@ def test_a_peer_that_sends_no_reply_is_passed_over_and_the_storage_read(tmp_path
         "no answer from port": [header, b"x" * 3_000_000],
     }
     limits = {
-        "DISCOVERY_NETWORK_TIMEOUT": "2000",
-        "DISCOVERY_TIMEOUT": "2000",
+        # So long that a process may be held up in it, and still be answered.
+        "DISCOVERY_NETWORK_TIMEOUT": "7000",
+        "DISCOVERY_TIMEOUT": "7000",
         "DISCOVERY_MAX_CACHE_SIZE": "1",
     }
     with serving_v3(tmp_path, **limits) as one:
