@@ -92,11 +92,6 @@ class TaskRecord:
         return _path(self.metrics.folder)
 
     @property
-    def metrics_link(self) -> Path:
-        """What ALGO_METRICS_DIR says, the same for all tasks of a store."""
-        return _path(self.metrics.link)
-
-    @property
     def environment(self) -> dict[str, str]:
         """The algorithm's variables that name the metrics folder."""
         return self.metrics.environment

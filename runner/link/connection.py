@@ -15,8 +15,7 @@ for another task there, since messages carry no task id. Only after a drop, and 
 certainly the same (identity.py), something goes out sooner:
 * a final answer that it cannot have heard, at once: HKube's worker gives the task up after 5 s;
 * one that it may have heard, if it stays silent for SETTLE_S (none of storage v3: _judge_last_answer());
-* everything, if it stays silent for SILENT_S: it waits for us (DEV_MODE: it says nothing again after a
-  reconnect).
+* everything, if it stays silent for SILENT_S: it waits for us (in DEV_MODE it repeats nothing).
 A worker that is not certainly the same never gets the answers of tasks that have ended, whatever it says.
 
 Here: one connection, from its first message to its drop. connector.py makes connections, in the thread of
@@ -118,7 +117,7 @@ class Link:
         self._client: Any = None  # websocket.WebSocket, which owns the socket
         self._socket: socket.socket | None = None
         self._fd = -1
-        self._hidden: Callable[[], int] = int  #: how many bytes a TLS socket holds that epoll cannot see
+        self._hidden: Callable[[], int] | None = None  #: tells what a TLS socket holds that epoll cannot see
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
         self._spoken = False
         self._arrived: bool | None = None  #: all that was sent, as of our goodbye; None: not known
@@ -142,12 +141,11 @@ class Link:
     def _connected(self, client: Any, listener: int | None) -> None:
         self._identity.connected(listener)
         self._client = client
-        sock: socket.socket = client.sock
+        sock = self._socket = client.sock
         sock.setblocking(False)
-        self._socket = sock
         self._fd = sock.fileno()
-        self._hidden = getattr(sock, "pending", int)  # of an ssl.SSLSocket, also after a redirect to wss://
-        if self._hidden is not int:
+        self._hidden = getattr(sock, "pending", None)  # of an ssl.SSLSocket, also after a redirect to wss://
+        if self._hidden is not None:
             import ssl  # the connecting thread has it already
 
             self._not_now = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -362,7 +360,7 @@ class Link:
                     self._drop("the worker closed the connection without a close frame")
                     return
                 taken += count
-                if (not more or taken >= TURN_BYTES) and not self._hidden():
+                if (not more or taken >= TURN_BYTES) and (self._hidden is None or not self._hidden()):
                     return
         except self._not_now:
             return
@@ -373,14 +371,13 @@ class Link:
             self._drop(reason_of(error))
 
     def _deliver(self, message: WorkerMessage) -> None:
-        had_spoken, outbox = self._spoken, self._outbox
+        had_spoken = self._spoken
         if not had_spoken:  # a worker that speaks does not wait for an answer: nothing is sent again
             self._resume.cancel()
             self._again.cancel()
-        if outbox.written is not None:
-            outbox.forget_written()
+        self._outbox.forget_written()
         self._listener.on_link_message(message)
-        if not had_spoken and outbox:
+        if not had_spoken:
             self._sender.pump()  # it may take now what has waited
 
     def _on_control(self, opcode: int, payload: bytes) -> None:

@@ -51,6 +51,7 @@ class WorkerMessageHandler:
         self._encoding = wire_encoding
         self._storage = storage
         self._on_given_up = on_given_up
+        self._is_silent = True  #: whether nothing that only a worker says has come over this connection
         self._handlers: dict[str, Callable[[WorkerMessage], None]] = {
             messages.INITIALIZE: self._initialize,
             messages.START: self._start,
@@ -64,6 +65,7 @@ class WorkerMessageHandler:
 
     def on_link_open(self) -> None:
         """A worker is connected."""
+        self._is_silent = True
         self._notices.connected(self._url)
 
     def on_link_unreachable(self, reason: str) -> None:
@@ -115,7 +117,8 @@ class WorkerMessageHandler:
         try:
             command = encoding.command_of(self._encoding, message.head, message.whole)
             handler = self._handlers.get(command)
-            if command in _WORKER_SAYS:
+            if self._is_silent and command in _WORKER_SAYS:
+                self._is_silent = False
                 self._replies.worker_spoke()
             if handler is not None:
                 if self._notices.shows_commands:

@@ -114,17 +114,14 @@ class TaskServer:
             if isinstance(message, self._beginnings):
                 self._serve(task, message)
                 if self._may_accelerate:
-                    self._accelerate_in_a_pause()
+                    self._served += 1
+                    if self._served >= ENOUGH_TASKS or self._channel.stays_quiet(PAUSE_S):
+                        self._accelerate()
                 self.reserve.restore()
         self._end()
 
-    def _accelerate_in_a_pause(self) -> None:
-        """Import what makes messages fast: 15 ms, for which the first task shall not wait."""
-        self._served += 1
-        if self._served >= ENOUGH_TASKS or self._channel.stays_quiet(PAUSE_S):
-            self._accelerate()
-
     def _accelerate(self) -> None:
+        """Import what makes messages fast: 15 ms, for which the first task shall not wait."""
         self._may_accelerate = False
         # The user's code may have done anything to the modules of this process by now.
         with contextlib.suppress(Exception):

@@ -109,8 +109,13 @@ class FrameReader:
         if buffer:  # hardly ever: mostly whole frames come, which are read where they are
             buffer += data
             data = buffer
-        frames: List[Frame] = []
         size, position, total = HEADER.size, 0, len(data)
+        if total >= size and data is not buffer and not self._fds:  # mostly it is one whole frame
+            version, kind, flags, task, length = HEADER.unpack_from(data)
+            if length == total - size and length <= INLINE_LIMIT and version == VERSION and not flags:
+                self._offset += total
+                return [Frame(kind, task, bytes(data[size:]), None, length)]
+        frames: List[Frame] = []
         try:
             while total - position >= size:
                 version, kind, flags, task, length = HEADER.unpack_from(data, position)

@@ -9,10 +9,9 @@
     see also           pool_messages.py and supervision_messages.py (hkrunner.Pool), storage_messages.py,
                        stream_messages.py, user_process_messages.py (--in-process)
 
-A message travels in one frame (channel.py), in the form that message_format.py gives it.
-
-The first message each way carries PROTOCOL_VERSION: the child's files may be replaced, by an upgrade, while a
-parent runs. This module also runs inside the child, on Python 3.8 and newer.
+A message travels in one frame (channel.py), in the form that message_format.py gives it. The first message
+each way carries PROTOCOL_VERSION: the child's files may be replaced, by an upgrade, while a parent runs. This
+module also runs inside the child, on Python 3.8 and newer.
 """
 
 from __future__ import annotations
@@ -222,10 +221,7 @@ class Setup(ProcessMessage):
 
 
 class Begin(ProcessMessage):
-    """A task with all that the child needs: Initialize and UseFolder in one.
-
-    With default values its JSON is empty, which saves a task of a millisecond the parsing.
-    """
+    """A task with all that the child needs: Initialize and UseFolder in one. Defaults need no JSON."""
 
     kind = 5
     wire: bytes

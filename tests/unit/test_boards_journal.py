@@ -520,7 +520,7 @@ def test_a_state_folder_removed_while_serving_comes_back(store: Store, root: Pat
     end(begin(store))
     shutil.rmtree(root)
     record = begin(store, "b")
-    (record.metrics_link / "events").write_text("of b")
+    (Path(record.metrics.link) / "events").write_text("of b")
     end(record)
     end(begin(store, "c", at=3.0))
     assert told(root) == [("b", "succeed"), ("c", "succeed")]
@@ -532,11 +532,11 @@ def test_a_state_folder_that_cannot_be_made_stops_no_task(tmp_path: Path) -> Non
     store = make(tmp_path / "file" / "state")
     record = begin(store)
     record.append("stdout", b"x")
-    (record.metrics_link / "events").write_text("kept")
+    (Path(record.metrics.link) / "events").write_text("kept")
     end(record)
     assert len(record.problems) == 2 and not record.has_folder
     store.close()
-    shutil.rmtree(record.metrics_link)
+    shutil.rmtree(Path(record.metrics.link))
 
 
 # ---- several processes
@@ -639,11 +639,11 @@ def test_local_tasks_get_no_name_of_a_journal(store: Store, root: Path) -> None:
 
 def test_metrics_become_the_folder_of_their_task_only(store: Store, root: Path) -> None:
     first = begin(store, "a")
-    place = first.metrics_link
+    place = Path(first.metrics.link)
     end(first)
     for name in ("b", "c"):
         record = begin(store, name)
-        assert record.metrics_link == place and list(place.iterdir()) == []
+        assert Path(record.metrics.link) == place and list(place.iterdir()) == []
         (place / "events").write_text(name)
         end(record)
         assert record.problems == []
@@ -657,7 +657,7 @@ def test_metrics_become_the_folder_of_their_task_only(store: Store, root: Path) 
 def test_what_a_writer_flushes_after_its_task_is_still_its_own(store: Store, root: Path) -> None:
     record = end(begin(store, "a"))
     assert not record.has_folder
-    (record.metrics_link / "late").write_text("of a")
+    (Path(record.metrics.link) / "late").write_text("of a")
     end(begin(store, "b", at=2.0))
     assert (root / "runs/pipeline/node/job/a/late").read_text() == "of a"
     assert json.loads((root / "tasks/a/output.json").read_bytes()) == {"sum": 3}
@@ -711,19 +711,19 @@ def test_a_writer_never_meets_a_moment_without_the_folder(
 
 def test_metrics_of_a_killed_hkrunner_are_those_of_its_task(root: Path) -> None:
     program = (
-        "import os, sys; from hkrunner.boards.runs.journal import Journal\n"
+        "import os, sys; from pathlib import Path; from hkrunner.boards.runs.journal import Journal\n"
         "from hkrunner.boards.runs.store import Store; from hkrunner.boards.runs.task_ids import TaskIds\n"
         "store = Store(sys.argv[1], journal=lambda layout: Journal(layout, 'json'))\n"
         "ids = TaskIds('a', 'job', 'node', 'pipeline')\n"
         "record = store.open(ids, entry='e', started_at=1.0, wire=b'')\n"
-        "(record.metrics_link / 'events').write_text('of a')\n"
+        "(Path(record.metrics.link) / 'events').write_text('of a')\n"
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", program, root], check=False)
     assert told(root) == [("a", "lost")]
     store = make(root)
     record = begin(store, "b")
-    assert list(record.metrics_link.iterdir()) == []
+    assert list(Path(record.metrics.link).iterdir()) == []
     assert (root / "runs/pipeline/node/job/a/events").read_text() == "of a"
     end(record)
     store.close()
@@ -751,7 +751,7 @@ def test_the_clusters_folder_is_given_to_the_task_that_wrote_there(root: Path, t
     before = files(root)
     for name in ("a", "b", "c"):
         record = begin(store, name)
-        assert record.metrics_link == volume and list(volume.iterdir()) == []
+        assert Path(record.metrics.link) == volume and list(volume.iterdir()) == []
         if name == "b":
             (volume / "events").write_text("of b")
         end(record)
