@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from .task_storage import TaskStorage
 
 
+#: Time from the beginning of a connection until modules are imported that the first failure needs: by then
+#: the connection is there, while the code still loads.
+IMPORT_S = 0.01
+
+
 @dataclass
 class Hooks:
     """Callbacks of the code that made the supervisor."""
@@ -182,6 +187,7 @@ class Supervisor:
         )
         self._replies.link = link
         link.open()
+        self._loop.after(IMPORT_S, _import_for_failures)
 
     def attach(self, link: WorkerLink) -> None:
         """Serve a worker of this process, which calls on_link_message()."""
@@ -293,6 +299,13 @@ class Supervisor:
         if self._store is not None:
             self._store.close()
         (self._hooks.on_finished or self._loop.stop)()
+
+
+def _import_for_failures() -> None:
+    """Import what the answer to the first failed task would wait for: 2 ms."""
+    with contextlib.suppress(Exception):  # no memory, no descriptor: the failure's own import reports it
+        from ...boards.runs import resource_series  # noqa: F401
+        from . import process_advice  # noqa: F401
 
 
 def _storage(
