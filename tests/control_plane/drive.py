@@ -106,7 +106,7 @@ class Driver:
 
     def serves_the_worker(self) -> None:
         """HKube's worker is served by hkrunner."""
-        self._plane.start_worker("square")
+        self._plane.run_worker("square", "worker")
         words = [self._hkrunner, "square.py", "--state-dir", "served"]
         self._plane.start_program("hkrunner", words, self._folder, "worker", {})
 
@@ -228,6 +228,7 @@ def main(hkrunner: str, checkout: Path) -> int:
 
     def steps(plane: ControlPlane, work: Path) -> Iterable[Step]:
         driver = Driver(hkrunner, plane, work)
+        plane.add_algorithm("square")
         return (
             driver.applies_an_image,
             driver.serves_the_worker,

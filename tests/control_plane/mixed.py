@@ -85,8 +85,8 @@ class Mixed:
     def begin(self) -> None:
         """Have the algorithm served by a pod."""
         self._jobs.add_algorithm(NAME)
-        self._pod.start()
         self._plane.add_algorithm(NAME)
+        self._pod.start()
 
     def _submit(self, name: str, items: list[dict[str, Any]], **node: Any) -> str:
         pipeline = {

@@ -163,11 +163,6 @@ class ControlPlane:
         """End the api-server."""
         self.stop("api-server")
 
-    def start_worker(self, algorithm: str) -> None:
-        """Start the worker of an algorithm, and have its jobs sent to it. Raises Trouble."""
-        self.run_worker(algorithm, "worker")
-        self.add_algorithm(algorithm)
-
     def run_worker(self, algorithm: str, name: str, *, is_developed: bool = True) -> None:
         """Start the worker; if it `is_developed`, it waits for an algorithm that has gone. Raises Trouble."""
         self.metrics.mkdir(exist_ok=True)
@@ -188,7 +183,7 @@ class ControlPlane:
         self._wait_for(name, lambda: _listens(ports.link))
 
     def add_algorithm(self, algorithm: str) -> None:
-        """Have the queue serve an algorithm. Raises Trouble."""
+        """Have the queue serve an algorithm, before it ends for want of one. Raises Trouble."""
         queue = str(self._core / "algorithm-queue")
         words = ["node", str(HERE / "add_algorithm.js"), queue, str(self._ports["etcd"]), QUEUE, algorithm]
         added = subprocess.run(words, capture_output=True, text=True, timeout=START_S, check=False)
