@@ -13,6 +13,7 @@ _SLICE_NS = 100_000
 #: Enough for the warden to be scheduled first. Among the child's own processes it makes no difference.
 CHILD_NICE = 5
 
+#: The numbers of sched_setattr(); that of sched_getattr() is the next one.
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "riscv64": 274, "ppc64le": 355, "s390x": 345}
 
 
@@ -45,10 +46,14 @@ def _set_slice(slice_ns: int) -> bool:
     number = _SCHED_SETATTR.get(os.uname().machine)
     if number is None:
         return False
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    attributes = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=slice_ns)
+    attributes = _Attributes()
+    size, none = ctypes.c_uint(ctypes.sizeof(attributes)), ctypes.c_uint(0)
     libc = ctypes.CDLL(None)
-    return bool(libc.syscall(ctypes.c_long(number), 0, ctypes.byref(attributes), ctypes.c_uint(0)) == 0)
+    # Everything else stays as it is: hkrunner may have been started with a policy of its own (chrt --batch).
+    if libc.syscall(ctypes.c_long(number + 1), 0, ctypes.byref(attributes), size, none) != 0:
+        return False
+    attributes.runtime = slice_ns
+    return bool(libc.syscall(ctypes.c_long(number), 0, ctypes.byref(attributes), none) == 0)
 
 
 def step_back() -> None:

@@ -1,4 +1,4 @@
-"""Tells who has started it, and the time slice that it was given, unless it is to end."""
+"""Tells who has started it, and the scheduling policy and time slice it was given, unless it is to end."""
 
 import os
 
@@ -10,4 +10,4 @@ def start(args, api):
     if os.path.exists("/proc/self/sched"):  # not every kernel has it
         with open("/proc/self/sched") as file:
             lines = [line.split()[-1] for line in file if line.startswith("se.slice")]
-    return [os.getppid(), lines]
+    return [os.getppid(), os.sched_getscheduler(0), lines]

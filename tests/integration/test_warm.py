@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,18 @@ def test_without_a_spare_process_the_task_after_a_crash_waits_for_a_new_one(
     assert run.outputs == [[1, True], None, [1, True]]
 
 
-def test_the_next_process_has_the_same_warden_and_inherits_no_priority_of_it(tmp_path: Path) -> None:
-    run = run_tasks("tells_what_its_warden_left_it.py", ["go"], ["exit"], ["go"], cwd=tmp_path)
+@pytest.mark.parametrize("policy", [os.SCHED_OTHER, os.SCHED_BATCH])  # SCHED_IDLE may get no CPU time
+def test_the_next_process_has_the_same_warden_and_the_priority_that_hkrunner_was_started_with(
+    tmp_path: Path, policy: int
+) -> None:
+    usual = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, policy, os.sched_param(0))  # of this thread, which starts hkrunner
+    try:
+        run = run_tasks("tells_what_its_warden_left_it.py", ["go"], ["exit"], ["go"], cwd=tmp_path)
+    finally:
+        os.sched_setscheduler(0, usual, os.sched_param(0))
     before, _, after = run.outputs
-    assert before == after
+    assert before == after and before[1] == policy
 
 
 def test_a_spare_ends_with_the_run(tmp_path: Path) -> None:
