@@ -35,12 +35,14 @@ def exit_of(
     limits: Limits,
     loaded: bool,
     task_began: float,
+    oom_in_task: bool,
 ) -> Exit:
     """Return how the child ended, as its warden told.
 
     `problem`: why it could not be executed, "" if it could. `is_refused`: the problem is that it could not be
     isolated. `kill`: why the parent had it killed, and details. `channel_closed`: its end of the task
     socket was closed. `task_began`: when its last task was sent, on the monotonic clock; 0: it had none.
+    `oom_in_task`: the kernel's OOM killer has killed a process since then.
     """
     status, account = ended.status, ended.account
     code = os.WEXITSTATUS(status) if status is not None and os.WIFEXITED(status) else None
@@ -56,7 +58,7 @@ def exit_of(
     elif code == EXIT_CHANNEL_LOST and channel_closed:
         cause, detail = Cause.CHANNEL_BROKEN, "it closed the socket"
     else:
-        cause, breach = _cause_outside(account, code, number, limits, task_began)
+        cause, breach = _cause_outside(account, code, number, limits, task_began, oom_in_task)
     others = [one for one in ended.others if one.pid != pid]
     exit = Exit(
         cause,
@@ -99,14 +101,19 @@ def _breach_of(broken: BrokenLimit) -> LimitBreach:
 
 
 def _cause_outside(
-    account: Account | None, code: int | None, number: int | None, limits: Limits, task_began: float
+    account: Account | None,
+    code: int | None,
+    number: int | None,
+    limits: Limits,
+    task_began: float,
+    oom_in_task: bool,
 ) -> tuple[Cause, LimitBreach | None]:
     """Return the cause of an end that is not hkrunner's doing, and the memory limit if that is behind it."""
     if account is not None:
         if number == signal.SIGKILL and account.group_oom:
             limit = limits.memory_bytes or 0
             return Cause.MEMORY, LimitBreach(limit, limit, account.after_s, tuple(account.top or ()))
-        if number == signal.SIGKILL and account.machine_oom:
+        if number == signal.SIGKILL and account.machine_oom and oom_in_task:
             return Cause.HOST_OOM, None
         if _was_refused_memory(account.held_back, code, number, task_began):
             assert account.held_back is not None, "it was held back"

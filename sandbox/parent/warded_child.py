@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ..linux import kernel, process_tree
+from ..linux.oom_counter import OomWatch
 from ..linux.process_tree import Left
 from ..shared.channel import INLINE_LIMIT, ChannelError
 from ..shared.isolation_policy import Isolation
@@ -95,6 +96,7 @@ class WardedChild(Child):
         self._forwarder = forwarder
         self._is_throttled = True
         self._task_sent_at = 0.0
+        self._oom = OomWatch(time.monotonic())
         self._is_program = channel is not None
         kernel.become_subreaper()
         self._warden, self._lifeline = warden_launch.take()
@@ -162,6 +164,7 @@ class WardedChild(Child):
         """Send messages on the task socket, with one write; a memfd stays the caller's."""
         if isinstance(messages[0], _TASKS):
             self._task_sent_at = time.monotonic()
+            self._oom.task_begins(self._task_sent_at)
             if not self._is_throttled:
                 self._throttle(True)
         self._channel.send(task, *messages)
@@ -248,6 +251,7 @@ class WardedChild(Child):
                 limits=self._limits,
                 loaded=self.loaded,
                 task_began=self._task_began_at(),
+                oom_in_task=self._oom.has_struck(),
             )
             if exit.left:
                 # On a busy machine, a killed process may not have had the time to die.

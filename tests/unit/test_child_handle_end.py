@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from hkrunner.sandbox.linux import process_tree
-from hkrunner.sandbox.parent import orphan_cleanup
+from hkrunner.sandbox.linux.oom_counter import OomWatch
+from hkrunner.sandbox.parent import orphan_cleanup, warded_child
 from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST
 from hkrunner.sandbox.shared.limits import MI
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
 from hkrunner.sandbox.shared.messages import (
+    Begin,
     BrokenLimit,
     Kill,
     ProcessMemory,
@@ -43,8 +45,6 @@ BROKEN = BrokenLimit("memory", 3 * MI, 2 * MI, 1.5, [ProcessMemory(PID, "python"
         ({"status": signal.SIGSEGV}, Cause.SIGNALLED),
         ({"status": signal.SIGKILL, "broken": BROKEN}, Cause.MEMORY),
         ({"status": signal.SIGKILL, "account": ACCOUNT.replace(group_oom=True)}, Cause.MEMORY),
-        ({"status": signal.SIGKILL, "account": ACCOUNT.replace(machine_oom=True)}, Cause.HOST_OOM),
-        ({"status": signal.SIGTERM, "account": ACCOUNT.replace(machine_oom=True)}, Cause.SIGNALLED),
         ({"status": None}, Cause.EXITED),
         ({"status": 0, "account": None}, Cause.EXITED),
     ],
@@ -52,8 +52,6 @@ BROKEN = BrokenLimit("memory", 3 * MI, 2 * MI, 1.5, [ProcessMemory(PID, "python"
         "a signal",
         "a limit",
         "the group's memory",
-        "the machine's",
-        "another signal",
         "unknown",
         "no account",
     ],
@@ -64,6 +62,38 @@ def test_the_cause_of_an_end_is_what_the_warden_reported(
     started.end(**told)
     started.turn()
     assert started.seen.exits[0].cause is cause
+
+
+@pytest.mark.parametrize(
+    ("when", "warden_saw_it", "status", "cause"),
+    [
+        ("in the task", True, signal.SIGKILL, Cause.HOST_OOM),
+        ("in the task", True, signal.SIGTERM, Cause.SIGNALLED),
+        ("in the task", False, signal.SIGKILL, Cause.SIGNALLED),
+        ("before the task", True, signal.SIGKILL, Cause.SIGNALLED),
+    ],
+    ids=["a kill of the machine's", "another signal", "a kill long before the end", "a kill before the task"],
+)
+def test_an_oom_kill_of_the_machines_is_the_cause_if_it_was_in_the_task_and_just_before_the_end(
+    start_warden: StartWarden,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    warden_saw_it: bool,
+    status: int,
+    cause: Cause,
+) -> None:
+    kills = [3]
+    # The child was started an hour ago.
+    monkeypatch.setattr(warded_child, "OomWatch", lambda now: OomWatch(now - 3600, count=lambda: kills[0]))
+    warden = start_warden()
+    warden.say(SPAWNED)
+    warden.turn()
+    kills[0] += when == "before the task"
+    warden.child.send(1, Begin(b"{}"))
+    kills[0] += when == "in the task"
+    warden.end(status, account=ACCOUNT.replace(machine_oom=warden_saw_it))
+    warden.turn()
+    assert warden.seen.exits[0].cause is cause
 
 
 def test_a_requested_kill_is_the_cause_of_the_end_unless_a_limit_was_exceeded_before(

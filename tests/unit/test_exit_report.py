@@ -28,6 +28,7 @@ def cause_of(status: int, ago_s: float) -> Cause:
         kill=None,
         channel_closed=False,
         task_began=0.0,
+        oom_in_task=False,
         limits=Limits(memory_bytes=256 * MI),
         loaded=True,
     ).cause

@@ -41,12 +41,28 @@ def test_a_process_may_take_a_second_to_die_of_an_oom_kill() -> None:
     assert machine.watch.has_struck()
 
 
-def test_a_kill_while_an_idle_tree_was_not_checked_is_dropped_at_the_next_check() -> None:
+def test_a_kill_in_a_pause_before_a_task_is_not_the_cause_of_its_end() -> None:
     machine = Machine()
-    machine.watch.look(1.0)
+    machine.watch.task_begins(1.0)
+    machine.kills += 1
+    machine.watch.task_begins(3600.0)
+    assert not machine.watch.has_struck()
+
+
+def test_a_kill_in_one_of_many_brief_tasks_counts_whenever_the_count_was_read() -> None:
+    machine = Machine()
+    for hundredth in range(1000, 1200):
+        machine.watch.task_begins(hundredth / 100)
+        assert not machine.watch.has_struck()
+    machine.kills += 1
+    assert machine.watch.has_struck()
+
+
+def test_a_kill_between_the_beginning_of_a_task_and_the_first_look_at_it_counts() -> None:
+    machine = Machine()
     machine.kills += 1
     machine.watch.look(3600.0)
-    assert not machine.watch.has_struck()
+    assert machine.watch.has_struck()
 
 
 def test_the_kernels_counter_is_read() -> None:
