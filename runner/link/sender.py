@@ -35,6 +35,7 @@ class LinkSender:
         self._not_now: tuple[type[OSError], ...] = (BlockingIOError,)
         self._more = 0
         self._held: bytes | None = None  #: a small message that waits for the next one
+        self._held_frame = b""  #: its frame, made while nothing waits for it
         self._soon = loop.alarm(self._hold_no_longer)
 
     def use(self, sock: socket.socket, not_now: tuple[type[OSError], ...]) -> None:
@@ -64,6 +65,7 @@ class LinkSender:
             if soon and self._held is None:
                 self._held = data
                 self._soon.set(SOON_S)
+                self._held_frame = frame(self._opcode, data)
                 return False
             if self._post_now(data, final, prelude):
                 return False
@@ -81,7 +83,7 @@ class LinkSender:
             frames = frame(self._opcode, prelude) + frames
         if held is not None:
             self._soon.cancel()
-            first = frame(self._opcode, held)
+            first = self._held_frame
             frames = first + frames
         try:
             count = self._socket.send(frames)
