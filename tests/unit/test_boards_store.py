@@ -170,13 +170,13 @@ def test_a_state_folder_that_nobody_can_make_does_not_stop_a_task(place: str) ->
     record = open_task(store)
     record.append("stdout", b"x")
     record.write("output.json", b"1")
-    assert record.metrics_link.is_dir(), "a writer of the user's must not fail for it"
-    (record.metrics_link / "events").write_text("kept")
+    assert Path(record.metrics.link).is_dir(), "a writer of the user's must not fail for it"
+    (Path(record.metrics.link) / "events").write_text("kept")
     record.finish({"status": "succeed"})
     assert record.problems and "cannot be kept" in record.problems[0]
-    assert any(str(record.metrics_link) in problem for problem in record.problems)
-    (record.metrics_link / "events").unlink()
-    record.metrics_link.rmdir()
+    assert any(str(Path(record.metrics.link)) in problem for problem in record.problems)
+    (Path(record.metrics.link) / "events").unlink()
+    Path(record.metrics.link).rmdir()
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
@@ -205,7 +205,7 @@ def test_a_state_folder_removed_while_running_comes_back(store: Store, state_roo
     second = open_task(store, "t2")
     second.finish({"status": "succeed"})
     assert second.problems == [] and facts(second)["status"] == "succeed"
-    assert second.metrics_link.resolve() == second.metrics_dir.resolve()
+    assert Path(second.metrics.link).resolve() == second.metrics_dir.resolve()
 
 
 def test_a_kill_at_any_moment_leaves_readable_records(state_root: Path) -> None:

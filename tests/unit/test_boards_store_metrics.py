@@ -20,11 +20,11 @@ def test_the_metrics_path_stays_and_leads_to_each_task_in_turn(store: Store) -> 
     links = set()
     for name in ("t1", "t2"):
         record = open_task(store, name)
-        links.add(record.metrics_link)
-        (record.metrics_link / "mark").write_text(name)
+        links.add(Path(record.metrics.link))
+        (Path(record.metrics.link) / "mark").write_text(name)
         assert (record.metrics_dir / "mark").read_text() == name
         assert record.environment == {
-            "ALGO_METRICS_DIR": str(record.metrics_link),
+            "ALGO_METRICS_DIR": str(Path(record.metrics.link)),
             "HKRUNNER_TASK_METRICS_DIR": str(record.metrics_dir),
         }
         record.finish({})
@@ -96,7 +96,7 @@ def test_a_task_removed_while_the_next_begins_does_no_harm(store: Store) -> None
     shutil.rmtree(first.folder)
     second = open_task(store, "t2")
     second.finish({})
-    assert second.problems == [] and second.metrics_link.resolve() == second.metrics_dir
+    assert second.problems == [] and Path(second.metrics.link).resolve() == second.metrics_dir
 
 
 def test_two_stores_at_once_have_paths_of_their_own(state_root: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_task_in_the_cluster_sees_the_clusters_folder_fresh(state_root: Path, 
     volume = tmp_path / "metrics"
     store = Store(state_root, metrics_dir=volume)
     first = open_task(store, "t1")
-    assert first.metrics_link == volume and list(volume.iterdir()) == []
+    assert Path(first.metrics.link) == volume and list(volume.iterdir()) == []
     assert first.environment["HKRUNNER_TASK_METRICS_DIR"] == str(volume)
     (volume / "train").mkdir()
     (volume / "train" / "events").write_text("of t1")

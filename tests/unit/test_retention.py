@@ -97,7 +97,7 @@ def test_tasks_of_the_journal_are_forgotten_and_folders_they_got_late_removed(
         result = Result(name, "j", "n", "p", "succeed", 0.0, 0.0, 0.0)
         result.journal_number, result.record_name = record.journal_number, record.name
         if name == "t2":
-            (record.metrics_link / "late").write_text("of t2")
+            (Path(record.metrics.link) / "late").write_text("of t2")
         enforcer.task_ended(result)
     assert left(tmp_path) == ["t2"] and len(list_tasks(tmp_path)) == 4
     clock.now += retention.PAUSE_S
