@@ -66,6 +66,10 @@ def descendants(pid: int, *, except_for: frozenset[int] = frozenset()) -> Iterat
 
 #: Name given to a process of helper_of(): longer than any that the kernel gives.
 HELPER = "a helper of Python's own"
+#: Name given to a process that had ended by itself, also one of helper_of(): it has no command line any more.
+ENDED = "a process that had ended"
+#: The names of those that end by themselves: the algorithm has not left them.
+NOT_LEFT = (HELPER, ENDED)
 #: What Python executes for the helper processes of multiprocessing, and loky for its own.
 _HELPER_COMMAND = re.compile(rb"\0-c\0from [\w.]+\.(resource_tracker|forkserver) import main; ?main\(")
 
@@ -74,6 +78,9 @@ def look(pid: int) -> Left:
     """Return name and resident memory of a process; "?" and 0 for one that has ended."""
     try:
         name = HELPER if helper_of(pid) else procfs.name(pid)
+        # In this order: one that ends meanwhile is seen here.
+        if name != HELPER and procfs.has_ended_by_itself(pid):
+            name = ENDED
         return Left(pid, name, int(procfs.read(f"/proc/{pid}/statm").split()[1]) * _PAGE)
     except (OSError, IndexError, ValueError):
         return Left(pid, "?", 0)

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterable
 
-from ..linux.process_tree import HELPER, Left
+from ..linux.process_tree import NOT_LEFT, Left
 from ..shared.channel import EXIT_CHANNEL_LOST
 from ..shared.limits import Limits
 from ..shared.messages import Account, BrokenLimit, Ended, HeldBack, ProcessMemory, SharedMemoryUse
@@ -153,7 +153,7 @@ def exit_without_warden(
     loaded: bool,
 ) -> Exit:
     """Return how a child ended whose warden was lost for this reason; the other arguments as in exit_of()."""
-    others = [ProcessMemory(*one) for one in ended if one.pid != pid and one.name != HELPER]
+    others = [ProcessMemory(*one) for one in ended if one.pid != pid and one.name not in NOT_LEFT]
     cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.WARDEN_LOST
     return Exit(
         cause,

@@ -308,11 +308,10 @@ class Warden:
 
     def _send_ended(self, there: dict[int, process_tree.Left], left: list[process_tree.Left]) -> None:
         """Report the end to the parent; `there` and `left` as _end_tree() returned them."""
-        # A helper of Python's own ends by itself: the algorithm has not left it.
         others = [
             one
             for one in there.values()
-            if one.name != process_tree.HELPER and one.pid != self._tree.init_pid
+            if one.name not in process_tree.NOT_LEFT and one.pid != self._tree.init_pid
         ]
         largest = sorted(others, key=lambda one: -one.rss_bytes)
         self._send(

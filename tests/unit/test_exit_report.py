@@ -8,7 +8,8 @@ import signal
 
 import pytest
 from hkrunner.sandbox.child import exit_stack, task_server
-from hkrunner.sandbox.parent.exit_report import exit_of, user_stack, with_stack
+from hkrunner.sandbox.linux.process_tree import ENDED, HELPER, Left
+from hkrunner.sandbox.parent.exit_report import exit_of, exit_without_warden, user_stack, with_stack
 from hkrunner.sandbox.shared.limits import Limits
 from hkrunner.sandbox.shared.messages import Account, Ended, HeldBack
 from hkrunner.sandbox.shared.outcome import Cause, Exit, LimitBreach, sentence
@@ -48,6 +49,14 @@ def cause_of(status: int, ago_s: float) -> Cause:
 def test_an_end_just_after_refused_memory_is_due_to_it(status: int, ago_s: float, cause: Cause) -> None:
     assert os.WIFEXITED(status) or os.WIFSIGNALED(status)
     assert cause_of(status, ago_s) is cause
+
+
+def test_without_a_warden_too_only_what_was_still_running_counts_as_left() -> None:
+    ended = [Left(7, "python", 0), Left(8, "sleep", 1), Left(9, HELPER, 0), Left(10, ENDED, 0)]
+    exit = exit_without_warden(
+        "it ended unexpectedly", pid=7, problem="", kill=None, ended=ended, left=[], loaded=True
+    )
+    assert ([one.pid for one in exit.others], exit.others_count) == ([8], 1)
 
 
 def test_threads_that_have_no_python_frame_are_not_in_the_stack() -> None:

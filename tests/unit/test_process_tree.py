@@ -91,6 +91,31 @@ def test_a_process_that_has_ended_has_no_children_and_no_size() -> None:
     process_tree.signal_to(process.pid, signal.SIGKILL)
 
 
+def test_a_process_that_ended_by_itself_is_told_from_one_that_was_killed() -> None:
+    for kill, name in ((False, process_tree.ENDED), (True, "cat")):
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+            wait_until(lambda one=process: procfs.name(one.pid) == "cat", what="the program runs")
+            assert process_tree.look(process.pid).name == "cat"
+            if kill:
+                process.kill()
+            assert process.stdin is not None
+            process.stdin.close()
+            wait_until(lambda one=process: procfs.is_ending(one.pid), what="its end, which nobody has reaped")
+            assert process_tree.look(process.pid).name == name
+
+
+def test_a_process_whose_main_thread_alone_has_ended_has_not_ended() -> None:
+    code = (
+        "import ctypes, threading\n"
+        "threading.Thread(target=input).start()\n"
+        "ctypes.CDLL(None).pthread_exit(None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as process:
+        wait_until(lambda: procfs.is_ending(process.pid), what="the end of its main thread")
+        assert process_tree.look(process.pid).name != process_tree.ENDED
+        process.kill()
+
+
 def test_ending_a_tree_reaps_every_process() -> None:
     import hkrunner
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hkrunner.sandbox.linux import process_tree
 from hkrunner.sandbox.shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from hkrunner.sandbox.shared.messages import (
     AskUsage,
@@ -153,6 +154,12 @@ def test_the_child_is_asked_for_its_stack_if_the_largest_process_cannot_write_on
     assert world.tree.received(CHILD) == [LAST_STACK_SIGNAL, signal.SIGCONT]
     assert world.clock.now == pytest.approx(101.005), "its end ends the wait"
     assert ended.broken is not None and ended.status == signal.SIGSEGV
+
+
+def test_a_process_that_had_ended_by_itself_is_not_reported_as_left(world: SimulatedWarden) -> None:
+    world.tree.names[OTHER] = process_tree.ENDED
+    world.at(1.0, lambda: world.tree.end(CHILD))
+    assert [one.pid for one in world.run_to_ended().others] == [THIRD]
 
 
 def test_a_fork_bomb_is_not_asked_for_its_stack(world: SimulatedWarden) -> None:
