@@ -22,8 +22,11 @@ from .streaming import Streaming
 from .task_control import TaskControl
 from .task_handover import TaskHandover
 from .task_opener import TaskOpener
-from .task_usage import FINAL_WAIT_S
+from .task_usage import FINAL_WAIT_S, TaskUsage
 from .worker_replies import WorkerReplies
+
+#: Wait this long for the processes that a task has left to be ended. It takes 2 ms unless one dies slowly.
+ENDED_WAIT_S = 5.0
 
 
 class TaskEnd:
@@ -75,11 +78,31 @@ class TaskEnd:
         is_memory = task.limit_bytes is not None and (
             failure is not None or (usage is not None and not usage.is_watched and usage.was_near_limit)
         )
-        if usage is None or not (usage.is_watched or is_memory):
+        ends = usage is not None and self._end_others(usage)
+        if usage is None or not (usage.is_watched or is_memory or ends):
             control.step(Event.USAGE_KNOWN)
             return
-        task.usage_deadline = self._loop.after(FINAL_WAIT_S, lambda: control.step(Event.USAGE_KNOWN))
+        wait_s = ENDED_WAIT_S if ends else FINAL_WAIT_S
+        task.usage_deadline = self._loop.after(wait_s, lambda: control.step(Event.USAGE_KNOWN))
         usage.ask_final()
+
+    def _end_others(self, usage: TaskUsage) -> bool:
+        """With --end-children, have the warden end what the task may have left; return whether it does.
+
+        Its answer about the usage then says that it has done so. The worker's answer waits for that: the
+        warden cannot tell what the next task starts from what this one has left.
+        """
+        child = self._pool.child
+        if not self._settings.serving.end_children or child is None:
+            return False
+        # A brief task is not measured, but the child tells what runs below it. Nobody tells what runs below
+        # a helper of Python's own, or below a program in another language.
+        if not (usage.is_watched or child.still_running or child.helpers != []):
+            return False
+        usage.ask_final()  # what is ended now counts
+        child.end_others()
+        child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))
+        return True
 
     def post_answer(self) -> None:
         """End the task with what the child has answered."""
@@ -197,16 +220,13 @@ class TaskEnd:
         self._on_result(result)
 
     def _look_after(self, child: Child, task: ActiveTask, result: Result) -> None:
-        """End what the task has left running, warn of a leak, and replace a child that has served enough."""
+        """Tell what the task has left running, warn of a leak, and replace a child that has served enough."""
         usage = task.usage
-        left = usage.processes - 1 if usage is not None else 0
+        left = usage.processes - 1 if usage is not None and not self._settings.serving.end_children else 0
         if left > 0:  # a helper of Python's own is none that the task has left
             below = process_tree.descendants(child.pid)
             left -= sum(process_tree.is_helper(one, child.helpers) for one in below)
-        if left > 0 and self._settings.serving.end_children:
-            child.end_others()
-            child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))
-        elif left > 0:
+        if left > 0:
             self._notices.task.left_running(result.task, left)
         served = self._pool.served
         if usage is not None and result.limit_bytes is not None:

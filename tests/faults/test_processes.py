@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_end_children_ends_them_with_their_task(tmp_path: Path) -> None:
     assert first == second, "the child itself goes on"
     assert seen == []
     assert "more processes running" not in run.stderr
+
+
+@pytest.mark.parametrize("lasts_s", [0, 0.4])
+def test_what_a_task_left_is_ended_and_nothing_that_the_next_one_starts(
+    lasts_s: float, tmp_path: Path
+) -> None:
+    inputs: list[list[float]] = [[lasts_s], []] * 3
+    run = run_tasks(
+        "leaves_a_process_and_runs_a_shell.py", *inputs, cwd=tmp_path, args=("--end-children",), deadline_s=60
+    )
+    assert (run.status, run.outputs) == (0, [None, [-signal.SIGKILL, 0]] * 3)
 
 
 @pytest.mark.parametrize("args", [(), ("--end-children",)])

@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.store import Store
 from hkrunner.runner.protocol.task_state import State
+from hkrunner.runner.serving.task_end import ENDED_WAIT_S
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import Memfd
 from hkrunner.sandbox.shared.messages import Begin, Done, HeldBack, Problem, Progress
@@ -78,6 +80,42 @@ def test_a_final_usage_that_does_not_come_is_not_waited_for(serve: Serve) -> Non
     one.child.samples(answers=one.child.asked[-1])
     one.after(1.0)
     assert one.commands.count("done") == 1
+
+
+@pytest.mark.parametrize("lasts", [False, True])
+def test_what_a_task_leaves_is_ended_before_its_answer(lasts: bool, serve: Serve) -> None:
+    one = serve(end_children=True)
+    one.child.helpers, one.child.still_running = [], ("thread loader", "process sleep (pid 7)")
+    if lasts:
+        one.run_to(State.ANSWERED)
+    else:
+        one.run_to(State.RUNNING)
+        one.child_answers()
+    assert one.child.ended_others == 1 and one.child.still_running == ("thread loader",)
+    first, second = one.child.asked[-2:]
+    one.child.samples(answers=first)
+    assert one.state is State.ANSWERED, "the answer to the second question says that they are ended"
+    one.child.samples(answers=second)
+    assert one.commands[-1] == "done" and one.state is State.IDLE
+
+
+def test_a_brief_task_that_leaves_nothing_is_answered_at_once(serve: Serve) -> None:
+    one = serve(end_children=True)
+    one.child.helpers = []
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    assert one.commands[-1] == "done" and one.child.ended_others == 0 and one.child.asked == []
+
+
+def test_the_end_of_what_a_task_left_is_not_waited_for_without_end(serve: Serve) -> None:
+    one = serve(end_children=True)
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    assert one.child.ended_others == 1, "a program in another language does not tell what it leaves"
+    one.after(ENDED_WAIT_S - 0.1)
+    assert one.state is State.ANSWERED
+    one.after(0.2)
+    assert one.commands[-1] == "done" and one.state is State.IDLE
 
 
 def test_the_first_of_two_answers_counts(serve: Serve) -> None:
