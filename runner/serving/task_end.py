@@ -229,8 +229,8 @@ class TaskEnd:
         if left > 0:
             self._notices.task.left_running(result.task, left)
         served = self._pool.served
-        if usage is not None and result.limit_bytes is not None:
-            leak = self._leaks.look(served, result, usage.stays_bytes)
+        if result.limit_bytes is not None:
+            leak = self._leaks.look(served, result, usage.stays_bytes if usage is not None else 0)
             if leak is not None:
                 self._notices.task.leak(leak)
         recycle = self._settings.serving.recycle_after

@@ -184,6 +184,25 @@ def test_memory_refused_while_the_code_was_loaded_is_told_with_the_first_task_on
     assert first.problems == [f"{told}. Try --mem 128Mi"] and second.problems == []
 
 
+def test_the_memory_of_a_childs_tasks_is_never_compared_with_that_of_the_child_before(serve: Serve) -> None:
+    one = serve(limits=Limits(memory_bytes=100 * MI))
+
+    def run(memory: int) -> None:
+        one.run_to(State.ANSWERED)
+        one.child.samples(answers=one.child.asked[-1], memory=memory * MI)
+
+    for _ in range(7):
+        run(10)
+    one.child.goes()
+    one.child.loads("init", "start")
+    one.initialize()
+    one.child_fails()  # before it is measured
+    for memory in (50, 50, *[90] * 7):
+        run(memory)
+    assert len(one.results) == 17 and one.results[7].status == "failed"
+    assert not one.output.shows("memory grew"), "one step is no leak"
+
+
 def test_progress_reaches_the_worker_while_the_task_runs_only(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
