@@ -239,8 +239,9 @@ def test_200_tasks_finish_in_order_and_nothing_grows(tmp_path: Path) -> None:
     assert set(before) == set(after) == {"parent", "warden", "child"}
     for role, (threads, descriptors, rss) in after.items():
         assert (role, threads) == (role, before[role][0])
-        # The file of the task's curves is open from its first sample on: at one of the two moments, perhaps.
-        assert descriptors <= before[role][1] + 1, role
+        # The first look at a task that lasts opens files, of the warden and of its curves: at one of the two
+        # moments, perhaps. 150 tasks lie between them.
+        assert descriptors <= before[role][1] + 10, role
         assert rss - before[role][2] < 4 * 2**20, role
 
 

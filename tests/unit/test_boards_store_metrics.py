@@ -24,7 +24,7 @@ def test_the_metrics_path_stays_and_leads_to_each_task_in_turn(store: Store) -> 
         (Path(record.metrics.link) / "mark").write_text(name)
         assert (record.metrics_dir / "mark").read_text() == name
         assert record.environment == {
-            "ALGO_METRICS_DIR": str(Path(record.metrics.link)),
+            "ALGO_METRICS_DIR": record.metrics.link,
             "HKRUNNER_TASK_METRICS_DIR": str(record.metrics_dir),
         }
         record.finish({})
@@ -102,7 +102,7 @@ def test_a_task_removed_while_the_next_begins_does_no_harm(store: Store) -> None
 def test_two_stores_at_once_have_paths_of_their_own(state_root: Path) -> None:
     stores = [Store(state_root), Store(state_root)]
     records = [open_task(store, f"t{number}") for number, store in enumerate(stores)]
-    assert records[0].metrics_link != records[1].metrics_link
+    assert records[0].metrics.link != records[1].metrics.link
     for store in stores:
         store.close()
     assert list((state_root / "current").iterdir()) == []
@@ -119,7 +119,7 @@ def test_the_path_of_a_killed_hkrunner_is_used_again(state_root: Path) -> None:
     subprocess.run([sys.executable, "-c", program, state_root], check=False)
     assert (state_root / "current" / "1" / "metrics").is_symlink()
     store = Store(state_root)
-    assert open_task(store).metrics_link == state_root / "current" / "1" / "metrics"
+    assert open_task(store).metrics.link == str(state_root / "current" / "1" / "metrics")
     store.close()
 
 
