@@ -19,7 +19,7 @@ import errno
 import os
 
 from .files import NoLocksError, is_empty_folder, lock_file, remove_quietly
-from .layout import Layout
+from .layout import RESOURCES, Layout
 
 #: The time of change of a folder to which nobody has written: the year 2000.
 MARK_NS = 946_684_800 * 10**9
@@ -135,7 +135,7 @@ class MetricsLink:
         return self._layout.claim_run(parent, name)
 
     def lead_to(self, run: str, task_folder: str, *, real: str, is_in_use: bool = False) -> None:
-        """Have the path lead to the run folder, which is still empty. Raises OSError.
+        """Have the path lead to the run folder, which has nothing but curves of usage. Raises OSError.
 
         task_folder: the task's own, which gets the link when the next task begins. real: the folder that
         `run` leads to if it is a link itself, else the same. is_in_use: user code may be using the path now.
@@ -143,7 +143,8 @@ class MetricsLink:
         path = self.claim()
         target = "../../" + run[len(self._layout.root_text) + 1 :]
         if self._state is LinkState.FOLDER:
-            if not (is_in_use and self._move_in_use(path, run, target)):
+            _move_curves(run, path)  # not the user's files to them: they may be in use, and new ones may come
+            if not (is_in_use and self._move_in_use(path, run)):
                 _move_content(path, real)
             self._state = LinkState.CLAIMED
         if not (self._state is LinkState.LINK and _exchange(path, target, f"{self._task_folder}/metrics")):
@@ -151,26 +152,28 @@ class MetricsLink:
             _replace_link(path, target)
         self._state, self._task_folder = LinkState.LINK, task_folder
 
-    def _move_in_use(self, path: str, run: str, target: str) -> bool:
+    def _move_in_use(self, path: str, run: str) -> bool:
         """Move the folder at the path to `run`, and have the path lead there; False when nothing was changed.
 
         At each moment the path leads to the folder: first as itself, then by way of `next`, which is the
-        folder and then a link to it. `next` stays until the next task: someone may be on that way.
+        folder and then a link to it. `next` stays until the next task: someone may be on that way. Whatever
+        may fail comes before the first exchange: a path that has stopped halfway is of no use to later tasks.
         """
         from ...sandbox.linux.kernel import exchange  # late: ctypes takes 5 ms, and most tasks need none
 
         step = f"{self._folder}/next"
         remove_quietly(step)
         os.symlink("next", step)
+        os.rmdir(run)
+        os.symlink(os.path.abspath(run), run)
         try:
             exchange(path, step)
         except OSError:  # not on this file system
             os.unlink(step)
+            os.unlink(run)
+            os.mkdir(run)
             return False
-        os.rmdir(run)
-        os.symlink(os.path.abspath(run), run)
         exchange(step, run)
-        _replace_link(path, target)
         return True
 
     def _replace_by_folder(self, path: str) -> None:
@@ -210,6 +213,25 @@ class MetricsLink:
         remove_quietly(f"{self._folder}.lock")
         os.close(self._lock_fd)
         self._lock_fd, self._state = None, LinkState.UNCLAIMED
+
+
+def _move_curves(run: str, folder: str) -> None:
+    """Move the curves of usage, if the run folder has any, to the folder that will take its place.
+
+    A folder of that name may be there, of the user's: the files go into it, as when the user's comes first.
+    """
+    try:
+        names = os.listdir(f"{run}/{RESOURCES}")
+    except FileNotFoundError:
+        return  # nearly always
+    with contextlib.suppress(OSError):
+        os.mkdir(f"{folder}/{RESOURCES}")
+    for name in names:
+        try:
+            os.rename(f"{run}/{RESOURCES}/{name}", f"{folder}/{RESOURCES}/{name}")
+        except OSError:  # the name is a file of the user's, which counts more: the record has the peak, too
+            os.unlink(f"{run}/{RESOURCES}/{name}")
+    os.rmdir(f"{run}/{RESOURCES}")
 
 
 def _move_content(folder: str, target: str) -> None:

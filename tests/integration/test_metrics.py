@@ -18,6 +18,7 @@ from support.waiting import wait_until
 from support.worker_wire import TASK
 
 TROUBLE = "metrics_and_trouble.py"
+AFTER_FAILURE = "metrics_after_its_failure.py"
 RESOURCES = {f"~resources/{name}" for name in ("cpu_cores", "memory_mib", "processes")}
 
 
@@ -168,6 +169,56 @@ def run_task(client: Client, input: list[Any], task: str) -> dict[str, Any]:
     client.expect("initialized")
     client.start()
     return answer(client)
+
+
+# ---- written between a task that failed at once, with no more than its usage to show, and the next one
+
+
+@pytest.fixture(params=["its folder", "a cluster's volume"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """What hkrunner's own environment says of metrics."""
+    return {} if request.param == "its folder" else {"ALGO_METRICS_DIR": str(tmp_path / "volume")}
+
+
+def goes_on_with_metrics(client: Client) -> None:
+    for number, what in enumerate(["write", "nothing", "write"], 1):
+        assert run_task(client, [what], f"next{number}")["command"] == "done"
+
+
+def tags(*tasks: str, cwd: Path) -> list[set[str]]:
+    """The user's tags of each task; one without any has nothing else either, or its usage."""
+    return [{tag for tag in curves(task, cwd=cwd) if tag[0] != "~"} for task in tasks]
+
+
+def test_what_a_thread_of_a_failed_task_writes_is_its_own_and_later_tasks_keep_theirs(
+    tmp_path: Path, place: dict[str, str]
+) -> None:
+    gate = tmp_path / "gate"
+    with serving_worker(tmp_path, entry=AFTER_FAILURE, env=place) as (client, program):
+        assert run_task(client, ["fail", str(gate)], "first")["command"] == "errorMessage"
+        gate.touch()
+        wait_until((tmp_path / "gate.written").exists, what="its late metrics")
+        goes_on_with_metrics(client)
+    assert tags("first", "next1", "next3", cwd=tmp_path) == [{"late"}, {"own"}, {"own"}]
+    assert "~resources/memory_mib" in curves("first", cwd=tmp_path)
+    assert "cannot be kept" not in program.stderr and not (tmp_path / ".hkrunner/runs/earlier").exists()
+
+
+def test_what_the_process_after_a_crash_writes_at_import_goes_there_and_later_tasks_keep_theirs(
+    tmp_path: Path, place: dict[str, str]
+) -> None:
+    mark = tmp_path / "mark"
+    with serving_worker(tmp_path, entry=AFTER_FAILURE, env={**place, "MARK": str(mark)}) as (client, program):
+        client.initialize(["crash"], taskId="first")
+        client.expect("initialized")
+        mark.touch()
+        client.start()
+        assert answer(client)["command"] == "errorMessage"
+        wait_until((tmp_path / "mark.written").exists, what="the metrics of the import")
+        goes_on_with_metrics(client)
+    assert tags("first", "next1", "next3", cwd=tmp_path) == [{"imported"}, {"own"}, {"own"}]
+    assert "~resources/memory_mib" in curves("first", cwd=tmp_path)
+    assert "cannot be kept" not in program.stderr and not (tmp_path / ".hkrunner/runs/earlier").exists()
 
 
 # ---- a cluster's volume

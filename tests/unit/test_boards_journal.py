@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.boards.runs import journal, journal_reader, recorded_output
+from hkrunner.boards.runs.event_files import read_scalars
 from hkrunner.boards.runs.files import to_json
 from hkrunner.boards.runs.history import (
     keep_latest,
@@ -27,7 +28,8 @@ from hkrunner.boards.runs.history import (
 )
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.journal_format import BEGIN, record_pieces
-from hkrunner.boards.runs.layout import Layout
+from hkrunner.boards.runs.layout import RESOURCES, Layout
+from hkrunner.boards.runs.resource_series import MEMORY, ResourceSeries
 from hkrunner.boards.runs.store import Store
 from hkrunner.boards.runs.task_ids import TaskIds
 from hkrunner.boards.runs.task_output import LogPart, TaskOutput, read_log
@@ -36,6 +38,7 @@ from hkrunner.boards.targets import find_target
 from hkrunner.boards.tensorboard.run_view import RunView
 from hkrunner.runner.cli.runs import _show
 from hkrunner.sandbox.linux import kernel
+from hkrunner.sandbox.shared.limits import MI
 
 MUCH = b"x" * 20_000
 ANSWER = b'{"command":"done","data":{"sum":3}}'
@@ -84,6 +87,10 @@ def end(record: TaskRecord, status: str = "succeed") -> TaskRecord:
     if status != "succeed" or not record.finish_in_journal(to_json(outcome), ANSWER):
         record.finish(outcome, ANSWER)
     return record
+
+
+def refuse(*_: str) -> None:
+    raise OSError(errno.EINVAL, "not on this file system")
 
 
 def files(root: Path) -> set[str]:
@@ -664,13 +671,67 @@ def test_what_a_writer_flushes_after_its_task_is_still_its_own(store: Store, roo
     assert told(root) == [("a", "succeed"), ("b", "succeed")] and not (root / "tasks/b").exists()
 
 
-@pytest.mark.parametrize("can_exchange", [True, False])
-def test_a_writer_never_meets_a_moment_without_the_folder(
-    root: Path, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: str) -> None:
-        raise OSError(errno.EINVAL, "not on this file system")
+def keep_usage(record: TaskRecord) -> None:
+    """Have a curve in its record, as a task that has failed at once."""
+    record.need_folder()
+    series = ResourceSeries(record.metrics.folder, started_at=1.0)
+    series.sample(1.0, memory_bytes=MI)
+    series.close()
 
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("resources", ["nothing", "a folder", "a file"])
+def test_what_is_written_after_a_task_that_has_only_its_usage_is_its_own(
+    root: Path, resources: str, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's may have any name, also that of hkrunner's own folder in it."""
+    if not can_exchange:
+        monkeypatch.setattr(kernel, "exchange", refuse)
+    store = make(root)
+    record = begin(store, "a")
+    keep_usage(record)
+    place, runs = Path(end(record, "failed").metrics.link), root / "runs/pipeline/node/job"
+    (place / "late").write_text("of a")
+    users = place / RESOURCES
+    if resources == "a folder":
+        users.mkdir()
+        users /= "own"
+    if resources != "nothing":
+        users.write_text("the user's")
+    for name in ("b", "c"):
+        record = begin(store, name, at=2.0)
+        assert Path(record.metrics.link) == place and list(place.iterdir()) == []
+        (place / "events").write_text(name)
+        end(record)
+        assert record.problems == [] and (runs / name / "events").read_text() == name
+    store.close()
+    assert (runs / "a/late").read_text() == "of a"
+    if resources != "nothing":
+        assert (runs / "a" / users.relative_to(place)).read_text() == "the user's"
+    if resources != "a file":
+        assert read_scalars(runs / "a")[RESOURCES][MEMORY][0].value == 1.0
+
+
+def test_a_run_folder_that_cannot_be_had_is_no_trouble_for_later_tasks(store: Store, root: Path) -> None:
+    record = begin(store, "a")
+    record.need_folder()
+    (record.metrics_dir / "theirs").write_text("of somebody else")
+    place = Path(record.metrics.link)
+    (place / "late").write_text("of a")
+    end(record)
+    assert record.problems and (place / "late").read_text() == "of a", "it stays where its writer has put it"
+    for name, found in (("b", ["late"]), ("c", [])):
+        record = end(begin(store, name, at=2.0))
+        assert record.problems == [] and os.listdir(place) == found
+    assert [path.read_text() for path in (root / "runs").rglob("late")] == ["of a"]
+    assert (root / "runs/pipeline/node/job/a/theirs").exists()
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+@pytest.mark.parametrize("has_usage", [True, False])
+def test_a_writer_never_meets_a_moment_without_the_folder(
+    root: Path, has_usage: bool, can_exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not can_exchange:
         monkeypatch.setattr(kernel, "exchange", refuse)
     store = make(root)
@@ -697,6 +758,8 @@ def test_a_writer_never_meets_a_moment_without_the_folder(
         before = counts["written"]
         while counts["written"] == before:
             pass
+        if has_usage:
+            keep_usage(record)
         record.need_metrics_folder()
         is_over.set()
         writer.join()
