@@ -138,6 +138,7 @@ class Store:
         last, self._last = self._last, None
         if last is not None and last.metrics.has_any():
             last.need_metrics_folder()
+            last.metrics.wrote_late(self._shared.earlier)
 
     def environment(self) -> dict[str, str]:
         """Return the algorithm's variables while it is imported, before there is a task; never raises.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import enum
 import itertools
 import os
-from collections import deque
 from dataclasses import dataclass
 
 from .disk_problems import DiskProblems
@@ -59,18 +58,25 @@ class EarlierMetrics:
     is_watching = False
 
     def __init__(self) -> None:
-        self._sizes: deque[tuple[str, int]] = deque(maxlen=_EARLIER_FOLDERS)
+        self._sizes: dict[str, int] = {}
         self._was_found = False
 
     def add(self, folder: str, size: int) -> None:
         """Watch one more folder. size: bytes of metrics in it now."""
-        self._sizes.append((folder, size))
+        self._sizes[folder] = size
+        if len(self._sizes) > _EARLIER_FOLDERS:
+            del self._sizes[next(iter(self._sizes))]
         self.is_watching = not self._was_found
+
+    def correct(self, folder: str, size: int) -> None:
+        """Have the size of a folder to which its own task has written after its end, if it is watched."""
+        if folder in self._sizes:
+            self._sizes[folder] = size
 
     def find_grown(self) -> str | None:
         """Return a folder that has grown since it was added; None after the first."""
         if self.is_watching:
-            for folder, size in self._sizes:
+            for folder, size in self._sizes.items():
                 if _bytes_of_metrics(folder) > size:
                     self._was_found, self.is_watching = True, False
                     return folder
@@ -208,6 +214,11 @@ class TaskMetrics:
         # After a failure the next child is loaded while the link still leads to this task.
         if size > 0 or has_failed:
             earlier.add(self.folder, size)
+
+    def wrote_late(self, earlier: EarlierMetrics) -> None:
+        """Know that what there is now is its own, although it was written after its end."""
+        if earlier.is_watching:
+            earlier.correct(self.folder, _bytes_of_metrics(self._places.volume or self.folder))
 
     def has_any(self) -> bool:
         """Whether the task has written anything; asked after its end, and looked up once."""
