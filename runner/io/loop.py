@@ -276,18 +276,17 @@ class Loop:
         """Whether this process shares the time of one core with those it waits for."""
         return self.cores <= 1
 
-    def expect(self, what: str, *, working: int = 1) -> None:
+    def expect(self, what: str) -> None:
         """Have the next turn poll for up to SPIN_S before it sleeps: something is due in a moment.
 
         `what`: a name for it. What has often taken longer is polled for less often: on a busy machine the
-        polling would keep a core from the process that is waited for. `working`: the number of processes that
-        work until then; where they need every core, nothing is polled for.
+        polling would keep a core from the process that is waited for. On one core nothing is polled for.
 
         Being woken on another core takes longer than a tiny task, and costs as much CPU as polling
-        (measured: init->initialized and start->done a third shorter, CPU per task the same). On two cores,
-        while worker and child both work, it saved no time, and cost 15 % of the CPU time (measured).
+        (measured: init->initialized and start->done a third shorter, CPU per task the same). To yield the
+        core between two looks is no help: beside two busy programs it made a task twelve times longer.
         """
-        if self.cores <= working:
+        if self.one_core:
             return
         promptness = self._promptness.get(what)
         if promptness is None:

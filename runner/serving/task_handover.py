@@ -158,7 +158,7 @@ class TaskHandover:
                 if not child.reads_at_once:
                     return
         # The child is ready in a moment, or the worker says `start`. AT_ONCE both work until then.
-        self._loop.expect("ready", working=2 if way is Handover.AT_ONCE else 1)
+        self._loop.expect("ready")
 
     def _begin_record(self, task: ActiveTask, *, with_start: bool = False) -> None:
         """Begin the record of the task; with_start: once Start is sent, so that the child works meanwhile."""
