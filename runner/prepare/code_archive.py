@@ -27,6 +27,8 @@ from ..errors import SettingsError
 BYTES_MAX = 4 * 1024**3
 FILES_MAX = 100_000
 _CHUNK = 1024 * 1024
+#: Bytes that are read behind the end of a tar, which fills its last record: 10 KiB, or what tar -b was given.
+_PADDING_MAX = 16 * 1024**2
 #: Bytes that are read of a link's target: a longer one is no path (PATH_MAX).
 _LINK_MAX = 4096
 #: Exceptions of the libraries for data that is no archive, or that is truncated.
@@ -170,8 +172,11 @@ def _of_tar(archive: str) -> Generator[_Member, None, None]:
 
 
 def _read_to_end(file: gzip.GzipFile) -> None:
-    """Read to the end of the gzip, where its checksum is: tarfile stops at the end of the tar."""
-    left = BYTES_MAX
+    """Read to the end of the gzip, where its checksum is: tarfile stops at the end of the tar.
+
+    Where far more follows than any tar has there, the rest is left unread: it may be gigabytes.
+    """
+    left = _PADDING_MAX
     try:
         while left > 0 and (chunk := file.read(_CHUNK)):
             left -= len(chunk)

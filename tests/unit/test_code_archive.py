@@ -173,3 +173,22 @@ def test_bytes_after_the_end_of_an_archive_are_ignored(tmp_path: Path) -> None:
     with open(archive, "ab") as file:
         file.write(b"no gzip")
     assert os.listdir(unpack(archive, str(tmp_path / "cache"))) == ["main.py"]
+
+
+@pytest.mark.parametrize("size", [10_240, 2_000_000])
+def test_a_cut_within_the_padding_of_a_tar_is_reported(tmp_path: Path, size: int) -> None:
+    (tmp_path / "cut").write_bytes(padded(tmp_path, size)[:-9])
+    with pytest.raises(SettingsError, match=r"^cut is cut off: its end is missing"):
+        unpack(str(tmp_path / "cut"), str(tmp_path / "cache"))
+
+
+def test_gigabytes_behind_the_end_of_a_tar_are_not_unpacked(tmp_path: Path) -> None:
+    """Where the file ends shows how far it was read."""
+    (tmp_path / "long").write_bytes(padded(tmp_path, 50_000_000)[:-9])
+    assert os.listdir(unpack(str(tmp_path / "long"), str(tmp_path / "cache"))) == ["main.py"]
+
+
+def padded(folder: Path, size: int) -> bytes:
+    """A tar.gz with that many zeros behind the end of the tar."""
+    tar = gzip.decompress(Path(packed(folder / "whole", ("main.py", b"1"))).read_bytes())
+    return gzip.compress(tar + bytes(size), 1)
