@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, Union
 
 from ..codec import codec, large_values
@@ -189,8 +190,6 @@ class Calls:
             try:
                 listener(data.get("payload"), data.get("origin"))
             except Exception:  # noqa: BLE001 - the edge of user code: it is shown, and the stream goes on
-                import traceback
-
                 traceback.print_exc()
         self._send(
             {"command": "streamingInMessageDone", "data": {"sendMessageId": data.get("sendMessageId")}}

@@ -5,10 +5,13 @@ Imported by the first fork that finds handlers. See fork_logging.py. Python 3.8 
 
 from __future__ import annotations
 
+import _socket  # as in frame_socket.py
+import builtins
 import contextlib
+import importlib.util
 import mmap
 import os
-import socket
+import sys
 import threading
 
 from .fork_log_pipes import OwnedDescriptor, RecordSender
@@ -35,8 +38,6 @@ class Hub:
     """The registration socket, with the reader in the child or the sender in a forked process."""
 
     def __init__(self) -> None:
-        # Imported here, because a process may fork while another thread holds the import lock.
-        import pickle  # noqa: F401
         from weakref import WeakValueDictionary
 
         self._forwarder = _forwarder_class()
@@ -44,7 +45,7 @@ class Hub:
         self._numbers: Dict[int, int] = {}
         self._count = 0
         self._is_fork = False
-        inner, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        inner, outer = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         self._inner = OwnedDescriptor(inner.detach())
         self._outer = OwnedDescriptor(outer.detach())
         os.set_blocking(self._outer.fd, False)
@@ -115,15 +116,40 @@ class Hub:
         return sender is not None and sender.send(packed(number, record))
 
 
+class _NotImported:
+    """Stands in for a module; whatever is imported from it is None."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _import_if_loaded(name: str, *more: Any) -> Any:
+    return __import__(name, *more) if name in sys.modules else _NotImported()
+
+
+def _package() -> Any:
+    """Return the package, which gets only the modules that are loaded.
+
+    Its queue, which is not used, wants multiprocessing. That imports a dozen modules, and the user may have
+    files of their names, such as queue.py.
+    """
+    name = "multiprocessing_logging"
+    if name in sys.modules:
+        return importlib.import_module(name)
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    package = importlib.util.module_from_spec(spec)
+    vars(package)["__builtins__"] = {**vars(builtins), "__import__": _import_if_loaded}
+    spec.loader.exec_module(package)
+    return package
+
+
 def _forwarder_class() -> Any:
     """Return the class of the handlers that replace the child's in a forked process."""
-    import copy
     import logging
 
-    # It imports multiprocessing, which a pool has already imported.
-    from multiprocessing_logging import MultiProcessingHandler
-
-    class RecordForwarder(MultiProcessingHandler):  # type: ignore[misc]
+    class RecordForwarder(_package().MultiProcessingHandler):  # type: ignore[misc]
         """The package's handler without its queue: it formats what cannot be pickled, and calls _send()."""
 
         def __init__(self, wrapped: Any, hub: Hub, number: int) -> None:
@@ -137,7 +163,9 @@ def _forwarder_class() -> Any:
             self._is_closed = True
 
         def emit(self, record: Any) -> None:
-            super().emit(copy.copy(record))  # the copy is changed below
+            copy = object.__new__(type(record))  # it is changed below
+            copy.__dict__.update(record.__dict__)
+            super().emit(copy)
 
         def _format_record(self, record: Any) -> Any:
             if record.args:

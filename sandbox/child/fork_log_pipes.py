@@ -5,13 +5,12 @@ See fork_logging.py. Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import resource
 import select
-import socket
 import sys
-import termios
 import threading
 
 TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 #: The longest time that a worker waits for the child to read a record; then it never sends one again.
 STALL_S = 5.0
+#: As in termios, which nothing else of ours loads. From include/uapi/asm-generic/ioctls.h of Linux.
+_FIONREAD = 0x541B
 
 
 class OwnedDescriptor:
@@ -98,14 +99,17 @@ class RecordSender:
         try:
             pipe = OwnedDescriptor(writing)
             os.set_blocking(pipe.fd, False)
-            with socket.socket(fileno=os.dup(self._registration.fd)) as registration:
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, reading.to_bytes(4, sys.byteorder))]
+            registration = _socket.socket(fileno=os.dup(self._registration.fd))
+            try:
+                rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, reading.to_bytes(4, sys.byteorder))]
                 while True:
                     try:
-                        registration.sendmsg([b"pipe"], rights, socket.MSG_DONTWAIT)
+                        registration.sendmsg([b"pipe"], rights, _socket.MSG_DONTWAIT)
                         return pipe
                     except BlockingIOError:
                         _wait_writable(registration.fileno())
+            finally:
+                registration.close()
         finally:
             os.close(reading)
 
@@ -129,7 +133,7 @@ def _is_left(fd: int) -> bool:
     poll = select.poll()
     poll.register(fd, 0)  # POLLERR, which is always reported: the reading end is closed
     poll.poll(STALL_S * 1000)
-    unread = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    unread = fcntl.ioctl(fd, _FIONREAD, bytes(4))
     return int.from_bytes(unread, sys.byteorder) > 0
 
 

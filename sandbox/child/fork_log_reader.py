@@ -5,14 +5,13 @@ See fork_logging.py. Python 3.8 and newer.
 
 from __future__ import annotations
 
+import _socket  # not `socket`, whose class gevent replaces: its would wait for other greenlets
 import contextlib
 import fcntl
 import os
 import signal
-import socket
 import sys
 import threading
-from _socket import socket as plain_socket  # gevent's would wait for other greenlets
 from _thread import RLock
 from select import POLLIN
 
@@ -67,7 +66,7 @@ class RecordReader:
         # Signals are for the user's threads, one of which may wait for them.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            registration = plain_socket(fileno=self._registration)
+            registration = _socket.socket(fileno=self._registration)
         except OSError:
             return
         try:
@@ -84,10 +83,10 @@ class RecordReader:
                 event.set()
             registration.detach()
 
-    def _open(self, registration: plain_socket) -> None:
-        data, ancillary, _, _ = registration.recvmsg(64, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    def _open(self, registration: _socket.socket) -> None:
+        data, ancillary, _, _ = registration.recvmsg(64, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC)
         for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(content) == 4:
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(content) == 4:
                 self._add(int.from_bytes(content, sys.byteorder))
         if data[:1].isdigit():
             self._flush(*data.split())

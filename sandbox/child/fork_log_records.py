@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _pickle  # not `pickle`, which imports three modules more
 import struct
 
 TYPE_CHECKING = False  # not typing's: its import would take 2 ms of a user's fork
@@ -10,14 +11,14 @@ if TYPE_CHECKING:
 
 #: Header of each record: its length.
 LENGTH = struct.Struct("=I")
+#: The protocol of pickles.
+_HIGHEST = -1
 #: Types of values that every process can unpickle; each other value is pickled separately.
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
 def packed(number: int, record: Any) -> bytes:
     """Return the frame. A value that another process may be unable to unpickle is pickled separately."""
-    import pickle
-
     plain: Dict[str, Any] = {}
     others: Dict[str, bytes] = {}
     for name, value in record.__dict__.items():
@@ -25,10 +26,10 @@ def packed(number: int, record: Any) -> bytes:
             plain[name] = value
         else:
             try:
-                others[name] = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+                others[name] = _pickle.dumps(value, _HIGHEST)
             except Exception:  # noqa: BLE001 - whatever the user's objects raise
                 plain[name] = _shown(value)
-    body = pickle.dumps((number, plain, others), pickle.HIGHEST_PROTOCOL)
+    body = _pickle.dumps((number, plain, others), _HIGHEST)
     return LENGTH.pack(len(body)) + body
 
 
@@ -42,14 +43,13 @@ def _shown(value: Any) -> str:
 def unpacked(frame: bytes) -> Tuple[int, Any]:
     """Return the handler's number and the record; a value that cannot be unpickled here becomes a text."""
     import logging
-    import pickle
 
-    number, plain, others = pickle.loads(frame)
+    number, plain, others = _pickle.loads(frame)
     record = logging.LogRecord("", 0, "", 0, "", None, None)
     record.__dict__.update(plain)
     for name, value in others.items():
         try:
-            setattr(record, name, pickle.loads(value))
+            setattr(record, name, _pickle.loads(value))
         except Exception:  # noqa: BLE001 - a class that only the other process knows
             setattr(record, name, "(of a class that is not known here)")
     return number, record

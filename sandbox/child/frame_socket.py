@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket  # not `socket`, whose enums and selectors would cost each start 3 ms
 import contextlib
 import fcntl
+import mmap
 import os
 import resource
 import select
@@ -215,8 +216,6 @@ def content_of(wire: Wire) -> Union[bytes, memoryview]:
     """
     if isinstance(wire, bytes):
         return wire
-    import mmap
-
     try:
         return memoryview(mmap.mmap(wire.fd, wire.size, mmap.MAP_SHARED, mmap.PROT_READ))[: wire.size]
     finally:

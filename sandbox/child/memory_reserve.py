@@ -14,6 +14,7 @@ import resource
 import select
 import threading
 from _weakref import ref
+from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Optional
 
@@ -119,8 +120,6 @@ def _stand_in_for_thread_of_pool(traceback: Optional[TracebackType], error: Base
         name, found = traceback.tb_frame.f_code.co_name, traceback.tb_frame.f_locals
         if traceback.tb_frame.f_globals.get("__name__") in _POOLS and name in _POOL_THREADS:
             jobs, results = found["cache"], found.get("outqueue")
-            from traceback import clear_frames  # late: few threads end so
-
             clear_frames(traceback)  # they hold the memory
             del found, traceback
             _fail_jobs(jobs, error)

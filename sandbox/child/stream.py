@@ -14,11 +14,10 @@ Python 3.8 and newer.
 from __future__ import annotations
 
 import _socket
-import contextvars
 import os
-import socket
 import threading
 import time
+from _contextvars import ContextVar  # no file of the user's has such a name
 from typing import Any, Callable, Iterator, List, Mapping, Optional
 
 from ..shared import shared_rings, stream_frames
@@ -53,7 +52,7 @@ class MessageInvalid(Exception):
 
 
 #: The flow of the message that is being handled: where sendMessage() sends without a name of a flow.
-_flow: contextvars.ContextVar[Optional[bytes]] = contextvars.ContextVar("hkrunner_flow", default=None)
+_flow: ContextVar[Optional[bytes]] = ContextVar("hkrunner_flow", default=None)
 
 
 class Stream:
@@ -378,7 +377,7 @@ class Stream:
         self._quiesced.set()
         self._drained.set()
         try:
-            self._socket.shutdown(socket.SHUT_RD)  # wakes a thread that reads
+            self._socket.shutdown(_socket.SHUT_RD)  # wakes a thread that reads
         except OSError:  # it has ended before
             pass
 
@@ -388,7 +387,7 @@ class Stream:
         self._quiesced.set()
         self._drained.set()
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.shutdown(_socket.SHUT_RDWR)
         except OSError:
             pass
         if self._thread is None:

@@ -25,7 +25,6 @@ Runs inside the child as well, on Python 3.8 and newer.
 from __future__ import annotations
 
 import _socket
-import array
 import struct
 from typing import List, NamedTuple, Optional, Tuple, Union
 
@@ -47,6 +46,8 @@ READ_BYTES = 256 * 1024
 LARGE_BYTES = 64 * 1024
 #: Largest frame: the message of 4 GiB that ZeroMQ is allowed to take, and what is said of it.
 FRAME_MAX = (1 << 32) + (1 << 20)
+
+_DESCRIPTOR = struct.Struct("=i")
 
 Buffer = Union[bytes, bytearray, memoryview]
 
@@ -80,14 +81,14 @@ class StreamReader:
 
     def read_with_fd(self) -> Tuple[List[StreamFrame], Optional[int]]:
         """Read the first bytes of all, as read() does; return the descriptor, too, that came with them."""
-        fds = array.array("i")
         count, ancillary, _, _ = self._socket.recvmsg_into(
-            [self._scratch], _socket.CMSG_LEN(fds.itemsize), _socket.MSG_CMSG_CLOEXEC
+            [self._scratch], _socket.CMSG_LEN(_DESCRIPTOR.size), _socket.MSG_CMSG_CLOEXEC
         )
+        fd = None
         for level, kind, data in ancillary:
-            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-        return self._frames_of(count), fds[0] if fds else None
+            if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(data) == _DESCRIPTOR.size:
+                (fd,) = _DESCRIPTOR.unpack(data)
+        return self._frames_of(count), fd
 
     def read(self) -> List[StreamFrame]:
         """Read once; return what is complete, perhaps nothing.

@@ -242,6 +242,43 @@ def test_modules_in_pythonpath_are_visible_to_the_algorithm_only(
     assert (ended.status, ended.stdout) == (0, '"the algorithm"\n'), ended.stderr
 
 
+#: Takes a large value, logs in a process that it forks, and returns who has written the record.
+FORKS = """
+import logging, os, threading
+logging.basicConfig(format="%(message)s")
+def start(args):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            logging.warning("%d characters", len(args["input"][0]))
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return "hkrunner-records" in [one.name for one in threading.enumerate()]
+"""
+#: Modules that hkrunner uses in the algorithm's process and `logging` does not.
+OURS = [
+    *("array", "binascii", "contextvars", "copy", "fcntl", "heapq", "math", "mmap", "multiprocessing"),
+    *("pickle", "queue", "resource", "select", "selectors", "signal", "socket", "struct", "subprocess"),
+    *("tempfile", "termios"),
+]
+
+
+@pytest.mark.parametrize("place", ["beside the entry", "in PYTHONPATH"])
+def test_hkrunner_imports_no_file_of_the_users_into_its_process(place: str, tmp_path: Path) -> None:
+    folder = tmp_path / place
+    folder.mkdir()
+    entry = (folder if place == "beside the entry" else tmp_path) / "alg.py"
+    entry.write_text(FORKS)
+    for name in OURS:
+        (folder / f"{name}.py").write_text(f"import os\nos.write(2, b'{name} of the user was imported\\n')\n")
+    (tmp_path / "input.json").write_text(json.dumps(["x" * 3_000_000]))
+    env = {} if place == "beside the entry" else {"PYTHONPATH": str(folder)}
+    args = ["-e", str(entry), "-i", f"@{tmp_path / 'input.json'}", "--no-state", "-q"]
+    ended = run([sys.executable, "-c", AS_MODULE, *args], cwd=tmp_path, env=env)
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "true\n", "3000000 characters\n")
+
+
 #: What a recent pip writes as the script of the command; that of an older one imports re first.
 SCRIPT = (
     "import sys; sys.path[:] = filter(None, sys.path); from hkrunner.runner.entry_point import main; main()"
