@@ -264,11 +264,16 @@ class Parameter(NamedTuple):
 def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
     """Return the parameters as by inspect.signature; None for a builtin without a known signature.
 
-    A plain function is read without inspect, whose import takes a fifth of the child's start.
+    A plain function, wrapped or not, is read without inspect, whose import takes a fifth of the child's start
+    and may find an inspect.py of the user's.
     """
-    wrapped = hasattr(function, "__wrapped__") or hasattr(function, "__signature__")
-    if type(function) is FunctionType and not wrapped:
-        return _plain_signature(function)
+    inner: Any = function
+    for _ in range(_WRAPPERS_MAX):
+        if type(inner) is not FunctionType or hasattr(inner, "__signature__"):
+            break
+        if not hasattr(inner, "__wrapped__"):
+            return _plain_signature(inner)
+        inner = inner.__wrapped__
     import inspect
 
     try:
@@ -304,5 +309,7 @@ def _plain_signature(function: FunctionType) -> List[Parameter]:
 #: Flags of a code object (inspect.CO_VARARGS, CO_VARKEYWORDS).
 _VARARGS = 0x04
 _VARKEYWORDS = 0x08
+#: Wrappers of a function that are looked into.
+_WRAPPERS_MAX = 50
 #: Names of a keyword-only parameter of start() that gets the code API.
 API_NAMES = ("api", "hkube_api", "hkubeApi", "hkubeapi")

@@ -253,10 +253,21 @@ def plain_one(args: Any, api: Any = 1, *rest: Any, model: str, size: int = 3, **
 def plain_two(first: Any, second: Any = 2, /, third: Any = 3, *, last: Any = 4) -> None: ...
 
 
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **more: Any) -> Any:
+        return function(*args, **more)
+
+    return wrapper
+
+
 @pytest.mark.parametrize(
     "function",
     [
         takes_two,
+        decorated(plain_one),
+        decorated(decorated(plain_two)),
+        decorated(functools.partial(plain_one, 1)),
         takes_none,
         takes_default,
         takes_all,
@@ -266,7 +277,7 @@ def plain_two(first: Any, second: Any = 2, /, third: Any = 3, *, last: Any = 4) 
         plain_one,
         plain_two,
     ],
-    ids=lambda function: function.__name__,
+    ids=lambda function: getattr(function, "__name__", "partial"),
 )
 def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., Any]) -> None:
     kinds = {
@@ -278,6 +289,19 @@ def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., An
     assert entry._signature(function) == [
         (one.name, kinds.get(one.kind, "place"), one.default is not one.empty) for one in told
     ]
+
+
+def test_a_decorated_function_is_read_without_inspect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user may have a file of that name."""
+    monkeypatch.setitem(sys.modules, "inspect", None)
+    names = [one.name for one in entry._signature(decorated(decorated(plain_two))) or ()]
+    assert names == ["first", "second", "third", "last"]
+
+
+def test_a_decorated_function_that_wraps_itself_is_called_as_any_other() -> None:
+    circle = decorated(plain_two)
+    circle.__wrapped__ = circle  # type: ignore[attr-defined]
+    assert entry._signature(circle) is None
 
 
 def test_what_is_there_and_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
