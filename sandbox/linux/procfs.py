@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import time
 from typing import NamedTuple
 
@@ -121,13 +120,14 @@ def is_ending(pid: int) -> bool:
 
 
 def has_ended_by_itself(pid: int) -> bool:
-    """Whether the process has ended or has begun to, and not by SIGKILL; OSError when it is gone.
+    """Whether the process has ended or has begun to, and not by a signal; OSError when it is gone.
 
-    The reason (proc_pid_stat(5), exit_code) is known as soon as its memory is given up.
+    One that the warden ends gets a signal: SIGKILL, or the one that has it write its stacks first. The reason
+    (proc_pid_stat(5), exit_code) is known as soon as its memory is given up.
     """
     fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     is_last_thread = int(fields[17]) <= 1  # the main thread may have ended before the others
-    return bool(int(fields[6]) & _PF_EXITING) and is_last_thread and int(fields[49]) & 0x7F != signal.SIGKILL
+    return bool(int(fields[6]) & _PF_EXITING) and is_last_thread and not int(fields[49]) & 0x7F
 
 
 def parents() -> dict[int, int]:

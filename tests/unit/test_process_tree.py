@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from hkrunner.sandbox.linux import process_tree, procfs
+from hkrunner.sandbox.shared.channel import LAST_STACK_SIGNAL
 from support.processes import runs
 from support.waiting import wait_until
 
@@ -92,12 +93,11 @@ def test_a_process_that_has_ended_has_no_children_and_no_size() -> None:
 
 
 def test_a_process_that_ended_by_itself_is_told_from_one_that_was_killed() -> None:
-    for kill, name in ((False, process_tree.ENDED), (True, "cat")):
+    for number, name in ((0, process_tree.ENDED), (signal.SIGKILL, "cat"), (LAST_STACK_SIGNAL, "cat")):
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
             wait_until(lambda one=process: procfs.name(one.pid) == "cat", what="the program runs")
             assert process_tree.look(process.pid).name == "cat"
-            if kill:
-                process.kill()
+            process.send_signal(number)
             assert process.stdin is not None
             process.stdin.close()
             wait_until(lambda one=process: procfs.is_ending(one.pid), what="its end, which nobody has reaped")
