@@ -179,14 +179,15 @@ TABLE: dict[tuple[State, Event], Row] = {
         for state in (S.INITIALIZING, S.STARTING, S.REINITIALIZING, S.RESTARTING, S.RUNNING)
     },
     # start() was not called yet, and will not be: the child takes the next task instead of a START.
-    (S.INITIALIZED, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
+    (S.INITIALIZED, E.STOP): Row(S.STOPPED, (A.MEASURE,)),
     # The answer has not left: `stopped` goes in its place. What is stored stays, and is written over by a
     # repetition of the task.
-    **{(state, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)) for state in (S.ANSWERED, S.FETCHING, S.STORING)},
+    (S.ANSWERED, E.STOP): Row(S.STOPPED),
+    **{(state, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)) for state in (S.FETCHING, S.STORING)},
     # The answer has left: the worker waits for one `stopped` all the same.
     (S.IDLE, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
     # Stopped in init(): the child takes the next task instead of a START.
-    (S.STOPPING, E.CHILD_INITIALIZED): Row(S.IDLE, (A.DISARM_GRACE, A.POST_STOPPED)),
+    (S.STOPPING, E.CHILD_INITIALIZED): Row(S.STOPPED, (A.DISARM_GRACE, A.MEASURE)),
     **{
         (S.STOPPING, event): Row(S.STOPPED, (A.DISARM_GRACE, A.MEASURE))
         for event in (E.CHILD_DONE, E.CHILD_FAILED)

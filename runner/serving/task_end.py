@@ -25,7 +25,7 @@ from .task_opener import TaskOpener
 from .task_usage import FINAL_WAIT_S, TaskUsage
 from .worker_replies import WorkerReplies
 
-#: Wait this long for the processes that a task has left to be ended. It takes 2 ms unless one dies slowly.
+#: Wait this long for the warden to have ended what a task has left; given CPU time, it takes 20 ms at most.
 ENDED_WAIT_S = 5.0
 
 
@@ -97,10 +97,11 @@ class TaskEnd:
             return False
         # A brief task is not measured, but the child tells what runs below it. Nobody tells what runs below
         # a helper of Python's own, or below a program in another language.
-        if not (usage.is_watched or child.still_running or child.helpers != []):
+        if not (usage.is_watched or child.still_running or child.may_run_more or child.helpers != []):
             return False
         usage.ask_final()  # what is ended now counts
         child.end_others()
+        child.may_run_more = True
         child.still_running = tuple(one for one in child.still_running if one.startswith("thread "))
         return True
 

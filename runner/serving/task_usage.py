@@ -107,9 +107,12 @@ class TaskUsage:
             return
         if self._tree_cpu_s is None and ask != self._final_ask:
             return
-        self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
-        self.needed_bytes = max(self.needed_bytes, sample.needed_bytes)
-        self._files_bytes = max(self._files_bytes, sample.files_bytes)
+        if self.is_watched:
+            self.peak_bytes = max(self.peak_bytes, sample.peak_bytes)
+            self.needed_bytes = max(self.needed_bytes, sample.needed_bytes)
+            self._files_bytes = max(self._files_bytes, sample.files_bytes)
+        else:  # the peaks are of the last task that was watched
+            self.peak_bytes = max(self.peak_bytes, sample.memory_bytes)
         self.processes = sample.processes
         if held is not None:
             self.take_held_back(held)

@@ -133,9 +133,11 @@ def _hint_of_encoding(error: BaseException) -> str:
     code, at = trace.tb_frame.f_code, trace.tb_lasti
     which = "file" if code.co_filename.startswith("<frozen importlib") else ""
     if not which and at >= 0:
-        from opcode import opmap  # late: few errors are such
-
-        which = "imported file" if code.co_code[at : at + 1] == bytes((opmap["IMPORT_NAME"],)) else ""
+        try:
+            from opcode import opmap  # late: few errors are such
+        except Exception:  # noqa: BLE001 - a file of the user's may have this name, and raise anything
+            return ""
+        which = "imported file" if code.co_code[at : at + 1] == bytes((opmap.get("IMPORT_NAME", 0),)) else ""
     return f"; Python reads UTF-8: save the {which} as that (it may be UTF-16)" if which else ""
 
 

@@ -119,6 +119,14 @@ def is_ending(pid: int) -> bool:
     return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether the process has ended, and its parent has not waited for it; False when it is gone."""
+    try:
+        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return False
+
+
 def has_ended_by_itself(pid: int) -> bool:
     """Whether the process has ended or has begun to, and not by a signal; OSError when it is gone.
 

@@ -103,6 +103,8 @@ class Child:
         self.still_running: tuple[str, ...] = ()
         #: Pids of Python's own helper processes, as the child sees them; None: it does not say.
         self.helpers: list[int] | None = None
+        #: Whether it may run processes without saying so: since the others were ended, it has named none.
+        self.may_run_more = False
         #: When the memory of its own process was read last, on the monotonic clock, and what it was in bytes.
         self.memory_read: tuple[float, int] = (float("-inf"), 0)
         self._state = ChildState.STARTING
@@ -203,6 +205,7 @@ class Child:
             more = message.count - len(message.names)
             self.still_running = (*message.names, *([f"{more} more"] if more > 0 else ()))
             self.helpers = message.helpers or []
+            self.may_run_more = False
         self._listener.on_message(self, task, message)
 
     def _channel_broken(self, error: ChannelError) -> None:

@@ -190,6 +190,8 @@ class WardedChild(Child):
 
     def watch(self, *, idle: bool, thread_lost: bool = False) -> None:
         """Set whether a task runs: an idle tree is sampled only where it could break a limit."""
+        if not idle:  # the tasks of a Pool come another way than by send()
+            self._oom.task_begins(time.monotonic())
         self._tell_warden(WatchTree(idle, self.loaded, thread_lost))
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:

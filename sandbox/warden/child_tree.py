@@ -121,7 +121,8 @@ class ChildTree:
         for _ in range(10):
             kept = (self.child, self.init_pid)
             below = [one for one in process_tree.descendants(os.getpid()) if one not in kept]
-            others = [one for one in below if not process_tree.helper_of(one)]
+            # A zombie stays until the algorithm waits for it.
+            others = [one for one in below if not process_tree.helper_of(one) and not procfs.is_zombie(one)]
             if not others:
                 break
             for pid in others:

@@ -31,6 +31,7 @@ class FakeChild:
         self.records_folder: str | None = None
         self.still_running: tuple[str, ...] = ()
         self.helpers: list[int] | None = None
+        self.may_run_more = False
         self.memory_read = (float("-inf"), 0)
         self.sent: list[tuple[int, ChildMessage]] = []  #: on the task socket
         self.replies: list[tuple[int, Wire]] = []
@@ -101,9 +102,14 @@ class FakeChild:
         self.says(Loaded(PROTOCOL_VERSION, list(methods), "3.11", {}))
 
     def samples(
-        self, *, answers: int | None = None, memory: int = 1000, held_back: HeldBack | None = None
+        self,
+        *,
+        answers: int | None = None,
+        memory: int = 1000,
+        peak: int | None = None,
+        held_back: HeldBack | None = None,
     ) -> None:
-        sample = Sample(memory, memory, 0, 1, 0.5, answers, held_back)
+        sample = Sample(memory, memory if peak is None else peak, 0, 1, 0.5, answers, held_back)
         self._listener.on_sample(cast(Child, self), sample)
 
     def closes(self) -> None:

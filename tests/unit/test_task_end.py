@@ -99,6 +99,33 @@ def test_what_a_task_leaves_is_ended_before_its_answer(lasts: bool, serve: Serve
     assert one.commands[-1] == "done" and one.state is State.IDLE
 
 
+def test_what_a_brief_task_uses_is_not_taken_for_the_peak_of_an_earlier_one(serve: Serve) -> None:
+    one = serve(end_children=True)
+    one.child.helpers, one.child.still_running = [], ("process sleep (pid 7)",)
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    one.child.samples(answers=one.child.asked[-1], memory=10_000, peak=300_000_000)
+    assert one.commands[-1] == "done" and one.results[0].peak_bytes == 10_000
+
+
+def test_processes_that_may_run_unnamed_since_others_were_ended_are_ended_too(serve: Serve) -> None:
+    one = serve(end_children=True)
+    one.child.helpers, one.child.may_run_more = [], True
+    one.run_to(State.RUNNING)
+    one.child_answers()
+    assert one.child.ended_others == 1
+
+
+def test_what_a_task_leaves_that_is_stopped_before_its_start_is_ended_before_the_answer(serve: Serve) -> None:
+    one = serve(end_children=True)
+    one.child.helpers, one.child.still_running = [], ("process sleep (pid 7)",)
+    one.run_to(State.INITIALIZED)
+    one.stop()
+    assert one.child.ended_others == 1 and one.commands[-1] != "stopped"
+    one.child.samples(answers=one.child.asked[-1])
+    assert one.commands[-1] == "stopped" and one.state is State.IDLE
+
+
 def test_a_brief_task_that_leaves_nothing_is_answered_at_once(serve: Serve) -> None:
     one = serve(end_children=True)
     one.child.helpers = []
