@@ -1,7 +1,7 @@
 """A thread ends with MemoryError, and others wait for it.
 
 Input: ["event"] waits for ever for an Event, ["feed"] for a program that the thread was to feed, ["timed"] for
-a second, ["pool"] for results of a Pool that are too large.
+the thread's end, ["pool"] for results of a Pool that are too large.
 """
 
 import multiprocessing
@@ -10,11 +10,12 @@ import threading
 import time
 
 
-def take_all():
+def take_all(pause_s=0):
     """Take memory until there is none."""
     blocks = []
     while True:
         blocks.append(bytearray(b"x") * (256 << 10))
+        time.sleep(pause_s)
 
 
 def start(args, api):
@@ -28,17 +29,19 @@ def start(args, api):
     program = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
 
     def work():
-        take_all()
+        # With pauses, it is refused memory also where a busy machine has the warden look late.
+        take_all(0.001 if way == "timed" else 0)
         program.stdin.close()
         done.set()
 
-    threading.Thread(target=work, name="works", daemon=True).start()
+    thread = threading.Thread(target=work, name="works", daemon=True)
+    thread.start()
     if way == "event":
         program.kill()
         done.wait()
     if way == "feed":
         program.wait()
-    time.sleep(1)
+    thread.join(20)
     program.kill()
     program.wait()
     return "went on"
