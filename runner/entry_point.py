@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: With one of these options no algorithm is started, or not below a warden.
 _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process", "--pdb"))
+#: Parts of the texts of CPython's SystemError where it has lost an exception.
+_FORGOTTEN = ("without exception set", "without setting an exception")
 
 
 def main() -> NoReturn:
@@ -26,7 +28,7 @@ def main() -> NoReturn:
         sys.exit(130)
     except (MemoryError, SystemError) as error:  # during an import: cli/main.py says more
         # An interpreter that forgets the MemoryError raises a SystemError.
-        if isinstance(error, SystemError) and "without exception set" not in str(error):
+        if isinstance(error, SystemError) and not any(words in str(error) for words in _FORGOTTEN):
             raise
         sys.exit("hkrunner: hkrunner itself has no memory left (ulimit -v, ulimit -d)")
     except ImportError as error:

@@ -57,6 +57,7 @@ def test_a_library_that_waits_for_its_own_lock_after_refused_memory_is_ended(
     assert_names_the_limit(run, 192 * MI)
 
 
+@pytest.mark.alone
 def test_a_library_that_ends_the_process_when_refused_far_from_the_limit_is_a_matter_of_the_limit(
     tmp_path: Path,
 ) -> None:

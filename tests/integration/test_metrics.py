@@ -205,6 +205,7 @@ def test_what_a_thread_of_a_failed_task_writes_is_its_own_and_later_tasks_keep_t
     assert not (tmp_path / ".hkrunner/runs/earlier").exists()
 
 
+@pytest.mark.alone
 def test_what_the_process_after_a_crash_writes_at_import_goes_there_and_later_tasks_keep_theirs(
     tmp_path: Path, place: dict[str, str]
 ) -> None:
