@@ -8,6 +8,8 @@ import gc
 import os
 import sys
 
+from .errors import has_lost_error
+
 # Not typing's, for the same reason.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 
 #: With one of these options no algorithm is started, or not below a warden.
 _NO_WARDEN = frozenset(("-h", "--help", "--version", "--dry-run", "--in-process", "--pdb"))
-#: Parts of the texts of CPython's SystemError where it has lost an exception.
-_FORGOTTEN = ("without exception set", "without setting an exception")
 
 
 def main() -> NoReturn:
@@ -27,8 +27,7 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # before a loop handles SIGINT
         sys.exit(130)
     except (MemoryError, SystemError) as error:  # during an import: cli/main.py says more
-        # An interpreter that forgets the MemoryError raises a SystemError.
-        if isinstance(error, SystemError) and not any(words in str(error) for words in _FORGOTTEN):
+        if isinstance(error, SystemError) and not has_lost_error(error):
             raise
         sys.exit("hkrunner: hkrunner itself has no memory left (ulimit -v, ulimit -d)")
     except ImportError as error:

@@ -73,3 +73,9 @@ BY_EXIT_STATUS: dict[int, type[HkrunnerError]] = {
         ClusterError,
     )
 }
+
+
+def has_lost_error(error: BaseException) -> bool:
+    """Whether CPython says that it has lost an exception in C code: without memory, a MemoryError."""
+    text = str(error)
+    return "without exception set" in text or "without setting an exception" in text

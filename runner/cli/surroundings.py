@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 
+from ..errors import has_lost_error
+
 #: Open files that a run needs, with some to spare.
 _FILES_NEEDED = 64
 
@@ -31,9 +33,9 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{os.strerror(error.errno)}"
-    # CPython may lose a MemoryError in C code, and raise a SystemError instead; a listing, ENOMEM.
+    # A listing raises ENOMEM.
     is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    if isinstance(error, MemoryError) or is_refused or "without exception set" in str(error):
+    if isinstance(error, MemoryError) or is_refused or has_lost_error(error):
         limit = _memory_limit()
         return f"hkrunner itself has no memory left{f': {limit}' if limit else ''}"
     return None
