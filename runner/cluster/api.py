@@ -98,7 +98,7 @@ class ClusterApi:
     def base_url(self) -> str:
         """The URL below which the API is (/api/v1). The first use may send a request, as connect() does."""
         if self._prefix is None:
-            self._encoding = self._connect()
+            self.connect()
         parts = urlsplit(self.cluster.url)
         return f"{parts.scheme}://{parts.netloc}{self._prefix}"
 
@@ -154,7 +154,7 @@ class ClusterApi:
         """
         repeats = method == "GET" if may_repeat is None else may_repeat
         if self._prefix is None:
-            self._storage = self._connect()
+            self.connect()
         if self._login.is_due:
             self._log_in()
         exchange = partial(
