@@ -157,7 +157,7 @@ class TaskHandover:
                 child.send(task.number, _initialize(message))
                 if not child.reads_at_once:
                     return
-        # The child is ready in a moment, or the worker says `start`. AT_ONCE both work until then.
+        # The child is ready in a moment, or the worker says `start`.
         self._loop.expect("ready")
 
     def _begin_record(self, task: ActiveTask, *, with_start: bool = False) -> None:

@@ -93,10 +93,14 @@ class Stat(NamedTuple):
     rss_bytes: int
 
 
+def _stat_fields(pid: int) -> list[bytes]:
+    # The name is in brackets and may hold brackets and blanks: the fields start after the last one.
+    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+
+
 def stat(pid: int) -> Stat:
     """Read /proc/PID/stat; OSError when the process is gone."""
-    # The name is in brackets and may hold brackets and blanks: the fields start after the last one.
-    f = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    f = _stat_fields(pid)
     if len(f) < 22:
         raise ProcessLookupError
     return Stat(
@@ -115,14 +119,14 @@ def is_ending(pid: int) -> bool:
 
     A process that ends closes its descriptors first, and is still its children's parent while it does.
     """
-    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = _stat_fields(pid)
     return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)
 
 
 def is_zombie(pid: int) -> bool:
     """Whether the process has ended, and its parent has not waited for it; False when it is gone."""
     try:
-        return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        return _stat_fields(pid)[0] in (b"Z", b"X")
     except (OSError, IndexError):
         return False
 
@@ -133,7 +137,7 @@ def has_ended_by_itself(pid: int) -> bool:
     One that the warden ends gets a signal: SIGKILL, or the one that has it write its stacks first. The reason
     (proc_pid_stat(5), exit_code) is known as soon as its memory is given up.
     """
-    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    fields = _stat_fields(pid)
     is_last_thread = int(fields[17]) <= 1  # the main thread may have ended before the others
     return bool(int(fields[6]) & _PF_EXITING) and is_last_thread and not int(fields[49]) & 0x7F
 

@@ -110,11 +110,6 @@ class ProcessMessage(metaclass=_MessageType):
         shown = ", ".join(f"{name}={value!r}" for name, value in self.as_dict().items())
         return f"{type(self).__name__}({shown})"
 
-    @property
-    def given(self) -> Dict[str, Any]:
-        """The fields that it was made with, by name; the others have their defaults."""
-        return vars(self)
-
     def as_dict(self) -> Dict[str, Any]:
         """Return the fields by name."""
         cls = type(self)
