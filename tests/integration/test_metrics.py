@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hkrunner.boards.runs.event_files import read_scalars
 from support.local import Run, run_tasks
-from support.programs import run_hkrunner, serving
+from support.programs import Program, run_hkrunner, serving
 from support.scripted_client import Client
 from support.served import serving_worker
 from support.waiting import wait_until
@@ -185,6 +185,14 @@ def goes_on_with_metrics(client: Client) -> None:
         assert run_task(client, [what], f"next{number}")["command"] == "done"
 
 
+def check_metrics(first: str, program: Program, cwd: Path) -> None:
+    """The failed task has this tag and its usage, later tasks their own, and nothing else is said or left."""
+    assert tags("first", "next1", "next3", cwd=cwd) == [{first}, {"own"}, {"own"}]
+    assert "~resources/memory_mib" in curves("first", cwd=cwd)
+    assert not any("metrics cannot" in line or "metrics of this" in line for line in program.stderr)
+    assert not (cwd / ".hkrunner/runs/earlier").exists()
+
+
 def tags(*tasks: str, cwd: Path) -> list[set[str]]:
     """The user's tags of each task; one without any has nothing else either, or its usage."""
     return [{tag for tag in curves(task, cwd=cwd) if tag[0] != "~"} for task in tasks]
@@ -199,10 +207,7 @@ def test_what_a_thread_of_a_failed_task_writes_is_its_own_and_later_tasks_keep_t
         gate.touch()
         wait_until((tmp_path / "gate.written").exists, what="its late metrics")
         goes_on_with_metrics(client)
-    assert tags("first", "next1", "next3", cwd=tmp_path) == [{"late"}, {"own"}, {"own"}]
-    assert "~resources/memory_mib" in curves("first", cwd=tmp_path)
-    assert not any("metrics cannot" in line or "metrics of this" in line for line in program.stderr)
-    assert not (tmp_path / ".hkrunner/runs/earlier").exists()
+    check_metrics("late", program, tmp_path)
 
 
 @pytest.mark.alone
@@ -218,10 +223,7 @@ def test_what_the_process_after_a_crash_writes_at_import_goes_there_and_later_ta
         assert answer(client)["command"] == "errorMessage"
         wait_until((tmp_path / "mark.written").exists, what="the metrics of the import")
         goes_on_with_metrics(client)
-    assert tags("first", "next1", "next3", cwd=tmp_path) == [{"imported"}, {"own"}, {"own"}]
-    assert "~resources/memory_mib" in curves("first", cwd=tmp_path)
-    assert not any("metrics cannot" in line or "metrics of this" in line for line in program.stderr)
-    assert not (tmp_path / ".hkrunner/runs/earlier").exists()
+    check_metrics("imported", program, tmp_path)
 
 
 # ---- a cluster's volume

@@ -12,17 +12,10 @@ import pytest
 from hkrunner.sandbox.child.exception_report import DETAILS_MAX, MESSAGE_MAX, describe
 from hypothesis import given
 from hypothesis import strategies as st
+from support.raising import caught
 
 HERE = str(Path(__file__).parent)
 FILE = Path(__file__).name
-
-
-def caught(function: Callable[[], object]) -> BaseException:
-    try:
-        function()
-    except BaseException as error:  # noqa: BLE001 - of any kind
-        return error
-    raise AssertionError("nothing was raised")
 
 
 def raise_(error: BaseException) -> None:

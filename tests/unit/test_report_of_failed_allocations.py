@@ -8,23 +8,15 @@ import marshal
 import py_compile
 import sys
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.child import exception_report
 from hkrunner.sandbox.child.exception_report import describe
+from support.raising import caught
 
 HERE = str(Path(__file__).parent)
 FILE = Path(__file__).name
-
-
-def caught(function: Callable[[], object]) -> BaseException:
-    try:
-        function()
-    except Exception as error:  # noqa: BLE001 - of any kind
-        return error
-    raise AssertionError("nothing was raised")
 
 
 def fail_to_allocate() -> None:
