@@ -175,14 +175,15 @@ def _runs(process: Any) -> bool:
 def lower_brake(brake_bytes: Optional[int]) -> None:
     """Take back what the brake allowed above the limit while the code was loaded.
 
-    The warden does the same when it learns of Loaded; by then a first task may have used it.
+    The warden does the same when it learns of Loaded; by then a first task may have used it. On a busy
+    machine the warden may not have looked at this process at all until now.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if brake_bytes is None or soft == resource.RLIM_INFINITY:
+    if brake_bytes is None:
         return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     with contextlib.suppress(OSError, ValueError, MemoryError):
         most = _data_bytes() + brake_bytes
-        if most < soft:
+        if soft == resource.RLIM_INFINITY or most < soft:
             resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 from typing import TYPE_CHECKING
 
@@ -177,7 +178,8 @@ class ReservedBrake:
         self._margin = max(LEAST_MARGIN_BYTES, min(MOST_MARGIN_BYTES, memory_bytes // 50))
         self._prlimit = prlimit
         self._limits: dict[int, _Reserving] = {}
-        #: The user's soft limit. A child inherits its parent's limit, which may be one that was set here.
+        #: The user's soft limit, of this process: that of a process of the tree may have been set here, or by
+        #: the child itself before the first look (memory_reserve.lower_brake).
         self._own: int | None = None
         #: Whether the code is still being imported.
         self.is_loading = is_loading
@@ -245,11 +247,11 @@ class ReservedBrake:
 
     def _adopt(self, process: Process) -> _Reserving | None:
         try:
+            if self._own is None:
+                self._own, _ = self._prlimit(os.getpid(), resource.RLIMIT_DATA)
             soft, hard = self._prlimit(process.pid, resource.RLIMIT_DATA)
         except (ProcessLookupError, PermissionError):  # it has ended, or has become another user
             return None
-        if self._own is None:
-            self._own = soft
         one = _Reserving(process, soft, self._own, hard)
         if process.data < FRESH_BYTES:
             # While the code is loaded even above the limit: numpy reserves so much, and touches little of it.

@@ -164,10 +164,10 @@ def test_another_algorithm_has_its_own_limits_and_variables(tmp_path: Path) -> N
                 "name: own\nmem: 64Mi\nalgorithmEnv: {WHOSE: own}\n"
             )
     (tmp_path / "run.yml").write_text("name: the-run\nalgorithmEnv: {WHOSE: runs}\n")
-    args = ("-f", "run.yml", "-E", "ALSO=given", "--mem", "256Mi", "--mem-mode", "brake")
+    args = ("-f", "run.yml", "-E", "ALSO=given", "--mem", "512Mi", "--mem-mode", "brake")
     for name, expected in (("own", [False, "own", None]), ("bare", [True, None, "given"])):
         given = (f"--algorithm={name}={tmp_path / name}", *args)
-        assert told(ask(tmp_path, "run", name, [100 << 20], args=given)) == expected
+        assert told(ask(tmp_path, "run", name, [200 << 20], args=given)) == expected
     (tmp_path / "own" / "algorithm.yml").write_text("name: own\nmem: lots\n")
     failed = ask(tmp_path, "run", "own", [1], args=(f"--algorithm=own={tmp_path / 'own'}",))
     assert failed.status == 2 and failed.stderr.startswith("hkrunner: --algorithm own: algorithm.yml:2:")

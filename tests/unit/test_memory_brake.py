@@ -125,6 +125,24 @@ def test_the_hard_limit_is_never_touched() -> None:
         assert resource.prlimit(one.pid, resource.RLIMIT_DATA)[1] == before[1]
 
 
+def test_a_process_that_no_warden_has_looked_at_is_refused_memory_too_once_its_code_is_loaded() -> None:
+    code = """
+from hkrunner.sandbox.child.memory_reserve import lower_brake
+lower_brake(64 << 20)
+try:
+    bytearray(80 << 20)
+except MemoryError:
+    print("MemoryError", flush=True)
+import sys
+sys.stdin.readline()
+"""
+    with Braked(code) as one:
+        one.go()
+        assert one.output() == "MemoryError\n"
+        lowered = soft(one.pid)
+        one.watch(lambda: soft(one.pid) > lowered, "the warden's own limit, above the one that was found")
+
+
 def test_freed_memory_can_be_reserved_again() -> None:
     code = """
 for _ in range(4):
