@@ -206,8 +206,9 @@ class TaskEnd:
                 answer = None
             if child is not None and self._redirect is None:
                 child.drain_output()
-        # Otherwise the child died before it had read the task.
-        was_taken_up = child is not None or task.message is None
+        # Otherwise the child died before it had read the task. One that was told at once to call start() does
+        # not say that it has read it.
+        was_taken_up = child is not None or task.message is None or task.was_started
         result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_local)
         self._control.task = None
         if task.has_stream:

@@ -278,6 +278,7 @@ class TaskHandover:
             return
         begin, self._kept_begin = self._kept_begin, ()
         child.send(task.number, *begin, _START)
+        task.was_started = True
         task.begin_record()  # while the child works
         self._loop.expect("done")  # a tiny task is done in no time
 

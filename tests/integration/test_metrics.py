@@ -210,12 +210,12 @@ def test_what_a_thread_of_a_failed_task_writes_is_its_own_and_later_tasks_keep_t
     check_metrics("late", program, tmp_path)
 
 
-@pytest.mark.alone
 def test_what_the_process_after_a_crash_writes_at_import_goes_there_and_later_tasks_keep_theirs(
     tmp_path: Path, place: dict[str, str]
 ) -> None:
     mark = tmp_path / "mark"
     with serving_worker(tmp_path, entry=AFTER_FAILURE, env={**place, "MARK": str(mark)}) as (client, program):
+        program.wait_for_line("loaded")
         client.initialize(["crash"], taskId="first")
         client.expect("initialized")
         mark.touch()

@@ -77,6 +77,22 @@ def test_a_task_whose_child_dies_is_answered_once(state: State, serve: Serve) ->
     assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("one_core", [False, True])
+def test_a_child_that_has_not_said_yet_that_it_reads_its_task_is_replaced_too_when_it_dies(
+    one_core: bool, is_killed: bool, serve: Serve
+) -> None:
+    one = serve(methods=("start",), one_core=one_core)
+    one.initialize()
+    one.start()
+    assert one.state is State.RUNNING
+    if is_killed:
+        one.stop()
+        one.after(6.0)
+    one.children[0].goes()
+    assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
+
+
 @pytest.mark.parametrize(
     ("state", "answer"),
     [
