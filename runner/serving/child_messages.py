@@ -82,9 +82,9 @@ class ChildMessageHandler:
         self._notices = notices
         self._streaming = streaming
         self._limits = limits
-        #: Why the code could not be loaded, until its child has ended: then it is known whether memory was
-        #: refused.
-        self._load_failure: Failure | None = None
+        #: A child that could not load the code, and why, until it has ended: then it is known whether memory
+        #: was refused.
+        self._load_failure: tuple[Child, Failure] | None = None
         #: The task that has called sys.exit(), until it is known whether memory was refused to it.
         self._quitting: ActiveTask | None = None
         self._on_loaded = on_loaded
@@ -255,26 +255,27 @@ class ChildMessageHandler:
             return  # the task has its answer; on_exit() reports this child
         failure = Failure(message.code, message.message, message.details, message.is_deliberate)
         child = self._pool.child
+        assert child is not None, "the message is the serving child's"
         if self._limits.enforced:
             from .memory_advice import may_be_refusal  # late, as in task_end.py
             from .process_advice import explain_refused_process
 
             if self._limits.memory_bytes is not None and may_be_refusal(failure):
-                self._load_failure = failure
+                self._load_failure = child, failure
                 return
-            failure = explain_refused_process(failure, self._limits, child.pid if child is not None else None)
+            failure = explain_refused_process(failure, self._limits, child.pid)
         self._not_loaded(failure)
 
-    def _explain_load_failure(self, exit: Exit) -> None:
-        """Say why the code could not be loaded, now that its child has ended."""
-        failure, self._load_failure = self._load_failure, None
-        if failure is None:
+    def _explain_load_failure(self, child: Child, exit: Exit) -> None:
+        """Say why the code could not be loaded, if this child, which has ended, could not."""
+        told, self._load_failure = self._load_failure, None
+        if told is None or told[0] is not child:  # the worker gave the task up, and that child with it
             return
         from .memory_advice import explain_refusal
         from .process_advice import explain_refused_process
 
         limit = self._limits.memory_bytes
-        failure = explain_refusal(failure, self._limits, limit, lambda: exit.peak_bytes, held=exit.held_back)
+        failure = explain_refusal(told[1], self._limits, limit, lambda: exit.peak_bytes, held=exit.held_back)
         self._not_loaded(explain_refused_process(failure, self._limits, exit.pid))
 
     def _not_loaded(self, failure: Failure) -> None:
@@ -292,9 +293,7 @@ class ChildMessageHandler:
     def on_sample(self, child: Child, sample: Sample) -> None:
         """The warden has measured a child's process tree."""
         task = self._control.task
-        if child is not self._pool.child:
-            return
-        if task is None or task.usage is None:
+        if child is not self._pool.child or task is None or task.usage is None:
             return
         task.on_sample(sample)
         self._notices.task.sampled(task.usage.samples)
@@ -349,7 +348,7 @@ class ChildMessageHandler:
     def on_exit(self, child: Child, exit: Exit) -> None:
         """Nothing of this child is left."""
         if child is self._pool.child:
-            self._explain_load_failure(exit)
+            self._explain_load_failure(child, exit)
             self._quits(exit)
         role = self._pool.gone(child, exit)
         if role is ChildRole.SPARE:

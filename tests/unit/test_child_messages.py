@@ -166,6 +166,20 @@ def test_the_end_of_a_child_that_could_not_load_its_code_tells_whether_memory_wa
     assert len(one.load_failures) + len(one.results) == 1 and one.state is State.IDLE
 
 
+def test_the_reason_of_a_child_that_was_given_up_while_it_could_not_load_is_not_that_of_the_next_one(
+    serve: Serve,
+) -> None:
+    one = serve(methods=None, limits=Limits(memory_bytes=64 * MI))
+    one.initialize()
+    one.child.says(LoadFailed("MEMORY_ERROR", "MEMORY_ERROR: loading"))
+    one.initialize("t2")  # before that child has ended: it is given up
+    one.child.loads("init", "start")
+    one.child_reads()
+    one.child.goes()
+    failure = one.results[-1].failure
+    assert failure is not None and failure.code == "EXITED" and "loading" not in failure.message
+
+
 @pytest.mark.parametrize("was_refused", [True, False])
 @pytest.mark.parametrize("ends_first", [True, False])
 def test_of_a_task_that_calls_sys_exit_it_is_found_out_whether_memory_was_refused(
