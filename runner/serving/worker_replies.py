@@ -160,7 +160,7 @@ class WorkerReplies:
         self._sign_of_life.cancel()
 
     def _give_sign_of_life(self) -> None:
-        if self._control.task is None or self._pool.child is None:
+        if self._control.task is None:
             return
         if self.link is not None and self.link.is_open:
             state = self._control.state

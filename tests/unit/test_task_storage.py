@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import task_storage
 from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.sandbox.shared.storage_messages import (
@@ -66,6 +67,22 @@ def test_a_task_that_its_child_cannot_read_fails_with_the_object_that_is_the_rea
     client.answer(answer)
     (posted,) = one.link.posted
     assert (posted["command"], posted["error"]["message"]) == ("errorMessage", told)
+
+
+def test_the_worker_is_told_that_a_result_is_being_stored_though_its_child_has_ended(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(methods=("start",), storage=StorageSettings())
+    one.initialize()
+    one.supervisor._storage._client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))  # type: ignore[union-attr]
+    one.start()
+    one.child_answers()
+    one.child.goes()
+    assert one.state is State.STORING and one.commands == ["initialized", "started"]
+    one.after(4.1)
+    one.after(4.1)
+    assert one.commands[2:] == ["alive", "alive"]  # HKube gives the task up 10 s after the last one
 
 
 def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
