@@ -179,6 +179,8 @@ class ChildPool:
 
         `ask`: it does not end by itself, and is asked to.
         """
+        if self.child is not None:
+            self.child.drain_output()  # what it has printed belongs to its task
         child, self.child = self.child, None
         if child is not None:
             self._leaving.add(child)

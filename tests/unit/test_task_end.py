@@ -178,6 +178,17 @@ def test_a_child_that_exits_in_its_task_is_answered_at_once_and_the_next_task_ha
     assert one.state is State.INITIALIZING and one.children[0].kill_cause is None
 
 
+def test_what_was_printed_before_sys_exit_is_in_the_record_of_the_task(serve: Serve, tmp_path: Path) -> None:
+    one = serve(store=Store(tmp_path), state_dir=str(tmp_path))
+    one.run_to(State.RUNNING)
+    one.child.unread = b"last words"
+    one.child_fails(ends=True)
+    assert (tmp_path / "tasks/t1/stdout.log").read_bytes() == b"last words"
+    one.child.goes()
+    one.supervisor.shutdown(0)
+    one.turn()
+
+
 def test_a_child_that_says_it_ends_and_does_not_is_killed_after_the_grace(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
