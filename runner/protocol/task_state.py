@@ -116,6 +116,8 @@ TAKES_STOPPING = frozenset((S.STOPPING, S.STOPPED, S.KILLING))
 TAKES_STATISTICS = frozenset((S.RUNNING, S.RESTARTING, S.ANSWERED, S.STORING, S.STOPPING, S.STOPPED))
 #: The child has done with the task, whose answer waits for its final usage.
 MEASURING = frozenset((S.ANSWERED, S.STOPPED))
+#: The child has answered: nothing that it says of the task counts any more.
+HAS_ANSWERED = MEASURING | {S.STORING}
 #: No child works on the task: the storage process does.
 AT_STORAGE = frozenset((S.FETCHING, S.STORING))
 #: The end of everything was asked for: no answer goes to the worker any more.

@@ -34,7 +34,7 @@ from ...sandbox.shared.stream_messages import AskStream, StreamStage, StreamStat
 from ..console.terminal import Output
 from ..link.answer_blob import AnswerBlob
 from ..protocol.messages import Failure, progress_data
-from ..protocol.task_state import AT_STORAGE, MEASURING, NOT_BEGUN, Event, State
+from ..protocol.task_state import AT_STORAGE, HAS_ANSWERED, MEASURING, NOT_BEGUN, Event, State
 from .active_task import ActiveTask
 from .child_pool import ChildPool, ChildRole
 from .log_redirect import LogRedirect
@@ -48,8 +48,6 @@ from .worker_replies import WorkerReplies
 if TYPE_CHECKING:
     from .task_storage import TaskStorage
 
-#: The child has answered: nothing that it says of the task counts any more.
-_HAS_ANSWERED = MEASURING | {State.STORING}
 #: Longest text of a problem, in characters.
 PROBLEM_MAX = 20_000
 
@@ -137,7 +135,7 @@ class ChildMessageHandler:
         self._control.step(Event.CHILD_INITIALIZED)
 
     def _done(self, child: Child, task: ActiveTask, message: Done) -> None:
-        if self._control.state in _HAS_ANSWERED:
+        if self._control.state in HAS_ANSWERED:
             _drop(message)  # user code has written into the channel; only the first answer counts
             return
         if task.has_stream:
@@ -163,7 +161,7 @@ class ChildMessageHandler:
             return  # the storage process looks for the reason; one request for each would use up descriptors
         if task.has_stream and self._streaming.catch_up():
             return  # the stream was lost: that is reported, and the child's error follows from it
-        if self._control.state not in _HAS_ANSWERED:
+        if self._control.state not in HAS_ANSWERED:
             task.failure = Failure(message.code, message.message, message.details, message.is_deliberate)
         self._end_logs(child)
         if message.ends and self._may_have_been_refused(task):
@@ -251,7 +249,7 @@ class ChildMessageHandler:
 
     def _load_failed(self, message: LoadFailed) -> None:
         """This child ends by itself; the next task tries the code again in a new one."""
-        if self._control.state in _HAS_ANSWERED:
+        if self._control.state in HAS_ANSWERED:
             return  # the task has its answer; on_exit() reports this child
         failure = Failure(message.code, message.message, message.details, message.is_deliberate)
         child = self._pool.child

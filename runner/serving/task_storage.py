@@ -31,7 +31,7 @@ from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..link.message_memory import MessageMemory
 from ..protocol.messages import Failure
-from ..protocol.task_state import MEASURING, WORKING, Event, State
+from ..protocol.task_state import HAS_ANSWERED, WORKING, Event, State
 from ..storage.client import StorageClient
 from .active_task import ActiveTask
 from .child_pool import ChildPool
@@ -112,7 +112,7 @@ class TaskStorage:
     def _explained(self, task: ActiveTask, child: Child, answer: StorageAnswer) -> None:
         if task is not self._control.task or child is not self._pool.child:
             return  # another child may have got the task since
-        if self._control.state in (*MEASURING, State.STORING):
+        if self._control.state in HAS_ANSWERED:
             return  # its child has answered all the same
         if isinstance(answer, ForTask) and isinstance(answer.wire, bytes) and answer.wire:
             text = f"STORAGE_READ_FAILED: {answer.wire.decode()}"
@@ -159,6 +159,8 @@ class TaskStorage:
         if task is not self._control.task or self._control.state not in WORKING or child is None:
             _drop(answer)
         elif isinstance(answer, RequestFailed):
+            if self._control.state in HAS_ANSWERED:
+                return  # it does not wait for the call
             # The code would wait for the call for ever.
             text = f"STORAGE_READ_FAILED: a call of the code API is lost: {answer.text}"
             task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)

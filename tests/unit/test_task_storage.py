@@ -9,10 +9,12 @@ import pytest
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import task_storage
 from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.sandbox.shared.messages import ApiCall
 from hkrunner.sandbox.shared.storage_messages import (
     CheckInput,
     FetchInput,
     ForTask,
+    ForWorker,
     InputFetched,
     RequestFailed,
     StorageAnswer,
@@ -83,6 +85,26 @@ def test_the_worker_is_told_that_a_result_is_being_stored_though_its_child_has_e
     one.after(4.1)
     one.after(4.1)
     assert one.commands[2:] == ["alive", "alive"]  # HKube gives the task up 10 s after the last one
+
+
+def test_a_call_that_is_lost_after_the_answer_changes_nothing_of_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(storage=StorageSettings())
+    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
+    one.initialize()
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    one.child_reads()
+    one.child_initializes()
+    one.start()
+    one.child.says(ApiCall(b"{}"), one.number)
+    called = client.answer
+    one.child_answers()
+    called(RequestFailed(2, "the call cannot be read"))
+    client.answer(ForWorker(b'{"command":"storing"}', 3))
+    assert one.commands[-2:] == ["storing", "done"] and one.results[-1].status == "succeed"
+    assert one.child.kill_cause is None
 
 
 def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
