@@ -212,12 +212,14 @@ def _new_blob() -> int:
 def content_of(wire: Wire) -> Union[bytes, memoryview]:
     """Return the bytes of a message of HKube's, and close the memfd that they may be in.
 
-    Raises OSError and ValueError.
+    Raises MemoryError and ValueError.
     """
     if isinstance(wire, bytes):
         return wire
     try:
         return memoryview(mmap.mmap(wire.fd, wire.size, mmap.MAP_SHARED, mmap.PROT_READ))[: wire.size]
+    except OSError as error:  # `ulimit -v`, most likely
+        raise MemoryError(f"no room for a message of {wire.size:,} bytes: {error.strerror}") from None
     finally:
         os.close(wire.fd)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Optional, Tuple
 from ..codec import codec
 from ..shared import entry as entries
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL, FrameReader, fds_of
-from ..shared.message_format import Wire, decode
+from ..shared.message_format import Memfd, Wire, decode
 from ..shared.messages import TO_CONTROL, EndProcess, Reply, StopReturned, StopTask
 from . import exception_report, own_threads
 from .api import Api
@@ -194,6 +194,7 @@ class StopControl:
         with self._lock:
             api = self._api if task == self._task else None
         data: codec.Buffer = b""
+        size = wire.size if isinstance(wire, Memfd) else len(wire)
         try:
             data = content_of(wire)
             if api is None:
@@ -202,7 +203,7 @@ class StopControl:
         except (ValueError, MemoryError) as error:
             if api is not None:
                 # Otherwise the caller would wait for ever.
-                api._cannot_read(bytes(data[:EDGE_BYTES]) + bytes(data[-EDGE_BYTES:]), len(data), error)
+                api._cannot_read(bytes(data[:EDGE_BYTES]) + bytes(data[-EDGE_BYTES:]), size, error)
             return
         if isinstance(message, dict):
             api._answer(message)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hkrunner.sandbox.child import api_answers
 from hkrunner.sandbox.child.api import Api
+from hkrunner.sandbox.child.stop_control import StopControl
 from hkrunner.sandbox.child.task_reports import TaskReports
 from hkrunner.sandbox.shared.code_api import ANSWERS
+from hkrunner.sandbox.shared.message_format import Memfd
 from support.waiting import wait_until
 
 
@@ -61,3 +65,20 @@ def test_a_listener_that_raises_under_the_debug_server_is_shown_and_its_message_
     api.startMessageListening()  # in which the message that has waited is handled
     assert sent.messages == [{"command": "streamingInMessageDone", "data": {"sendMessageId": "7"}}]
     assert "KeyError: 'missing'" in capfd.readouterr().err
+
+
+def test_a_reply_for_which_there_is_no_room_ends_its_call() -> None:
+    nothing: Any = SimpleNamespace(forget_cancel=lambda: None)
+    control = StopControl(nothing, nothing, nothing, "json", nothing)
+    api = Api(Sent(), 1)
+    api._begin_start()
+    control.open_task(1, api)
+    call = api.begin_algorithm("other")
+    size = 2**47  # more addresses than a process has
+    fd = os.memfd_create("reply", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    control._on_reply(1, Memfd(fd, size))
+    with pytest.raises(MemoryError, match=f"its answer of {size:,} bytes does not fit into memory"):
+        call.result(0)
+    with pytest.raises(OSError):
+        os.fstat(fd)
