@@ -76,14 +76,15 @@ class Hub:
 
     def drain(self, most_s: float, *, end: bool = False) -> None:
         """See fork_logging.drain(). `end`: no record is received after that."""
-        self._flushes += 1
-        seen = self._reader.expect(self._flushes)
+        self._flushes = number = self._flushes + 1
+        seen = self._reader.expect(number)
         if end:
             self._is_ending[0] = 1  # before the reader is told so: see RecordSender.send()
         if self._reader.is_alive() and self._outer.is_ours():
             with contextlib.suppress(OSError):
-                os.write(self._outer.fd, b"%d" % self._flushes + (b" end" if end else b""))
+                os.write(self._outer.fd, b"%d" % number + (b" end" if end else b""))
                 seen.wait(most_s)
+        self._reader.forget(number)
 
     # ---- in a forked process
 

@@ -50,9 +50,16 @@ class RecordReader:
         return self._thread.is_alive()
 
     def expect(self, flush: int) -> threading.Event:
-        """Return the event that is set once everything written before that flush is handled."""
+        """Return the event that is set once everything written before that flush is handled.
+
+        forget() is to follow.
+        """
         event = self._expected[flush] = threading.Event()
         return event
+
+    def forget(self, flush: int) -> None:
+        """Nothing waits for that flush any more."""
+        self._expected.pop(flush, None)
 
     def close_pipes(self) -> None:
         """Close the pipes that a forked process has inherited: they belong to the child."""
@@ -99,7 +106,7 @@ class RecordReader:
         if end:
             self.close_pipes()
             os.close(self._registration)
-        event = self._expected.pop(int(number), None)
+        event = self._expected.get(int(number))
         if event is not None:
             event.set()
         if end:

@@ -106,6 +106,15 @@ def test_records_are_out_after_drain() -> None:
     assert told.stdout.split() == [*map(str, range(100)), "drained"]
 
 
+def test_flushes_that_nothing_answers_take_no_memory() -> None:
+    told = script(
+        "logging.basicConfig(); fork(lambda: None); hub = fork_logging._hub; os.close(hub._outer.fd)\n"
+        "for _ in range(3): fork_logging.drain()\n"
+        "print(hub._reader._expected)"
+    )
+    assert told.stdout == "{}\n"
+
+
 def test_records_are_out_at_the_end_of_the_program() -> None:
     told = script("logging.basicConfig(format='%(message)s'); fork(lambda: logging.warning('x' * 60000))")
     assert told.stderr == "x" * 60000 + "\n"
