@@ -41,7 +41,6 @@ class ActiveTask:
     usage: TaskUsage | None = None
     timeout: Timer | None = None  #: the kill of a task that takes too long
     usage_deadline: Timer | None = None  #: the end of the wait for its final usage
-    was_started: bool = False  #: whether its child was told to call start()
     initialized_on: int = 0  #: the connection, by number, that its `initialized` was posted to
     answer: bytes = b""
     answer_blob: AnswerBlob | None = None

@@ -348,12 +348,13 @@ class ChildMessageHandler:
         if child is self._pool.child:
             self._explain_load_failure(child, exit)
             self._quits(exit)
-        role = self._pool.gone(child, exit)
+        role, control, task = self._pool.gone(child, exit), self._control, self._control.task
         if role is ChildRole.SPARE:
             self._notices.child.died_without_task("spare process", exit)
+        elif role is ChildRole.LEAVING and control.state is State.IDLE:
+            self._pool.replace()  # it may have called sys.exit() in its task
         if role is not ChildRole.SERVING:
             return
-        control, task = self._control, self._control.task
         tail, self._loading_tail = self._loading_tail, OutputTail()
         exit = self._with_last_lines(exit, tail.last_lines() if task is None else task.last_lines())
         if task is not None:

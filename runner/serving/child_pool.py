@@ -49,7 +49,8 @@ class ChildPool:
         self._listener: ChildListener | None = None
         self._attach = attach
         self.child: Child | None = None  #: the serving child
-        self.served = 0  #: tasks that the serving child has taken up, and that are over
+        self.has_begun = False  #: whether the serving child has begun a task
+        self.served = 0  #: tasks that are over, and have left the serving child alive
         self._spare: Child | None = None
         self._spare_has_died = False  #: whether a spare has ended by itself since the last task ended
         self._leaving: set[Child] = set()
@@ -98,7 +99,7 @@ class ChildPool:
             exit = not_started(error)
             self._last_exit = exit
             return exit
-        self.child, self.served = child, 0
+        self.child, self.served, self.has_begun = child, 0, False
         self._is_resting = self._is_measuring = False
         self._idle_alarm.cancel()
         if child.loaded:  # the spare: it was loaded before it served, so nothing else asks for the next one
@@ -112,12 +113,12 @@ class ChildPool:
                 self._spare = self._start()
 
     def replace(self) -> None:
-        """Start the next child now, unless the last one has ended without having taken up a task.
+        """Start the next child now, unless the last one has ended by itself without having begun a task.
 
         A next one would probably end in the same way, again and again; it is started for the next task.
         """
-        exit = self._last_exit
-        if exit is not None and exit.loaded and self.served:
+        exit, has_begun = self._last_exit, self.has_begun or self.served
+        if exit is not None and (exit.cause is Cause.STOPPED or (exit.loaded and has_begun)):
             self.ready()
 
     def recycle(self) -> None:
@@ -210,6 +211,8 @@ class ChildPool:
                 self.prepare_spare()
             return ChildRole.SPARE
         self._leaving.discard(child)
+        if self.child is None:  # it was the last one that served
+            self._last_exit = exit
         if self.is_empty and self.on_empty is not None:
             self.on_empty()
         return ChildRole.LEAVING

@@ -190,6 +190,8 @@ class TaskEnd:
         self._opener.open_late(task)
         self._handover.send_kept_begin()
         child = self._pool.child
+        if usage is not None and not usage.is_of(child):
+            child = None  # it has died while its result was stored, and the next one is there
         # Whether nothing has to be on disk or shown before the answer.
         is_answer_first = task.record is None and not self._settings.local_run.is_local
         if child is not None and (self._redirect is not None or not is_answer_first):
@@ -206,18 +208,14 @@ class TaskEnd:
                 answer = None
             if child is not None and self._redirect is None:
                 child.drain_output()
-        # Otherwise the child died before it had read the task. One that was told at once to call start() does
-        # not say that it has read it.
-        was_taken_up = child is not None or task.message is None or task.was_started
         result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_local)
         self._control.task = None
         if task.has_stream:
             self._streaming.task_ended(status)
-        if was_taken_up:
-            self._pool.served += 1
         if answer is not None:
             answer()
         if child is not None:
+            self._pool.served += 1
             self._look_after(child, task, result)
         self._on_result(result)
 

@@ -106,6 +106,7 @@ class TaskHandover:
         if self._settings.serving.storage is None:
             self.hand_over()
         else:
+            self._pool.ready()  # a new child loads the code meanwhile
             control.step(Event.MUST_FETCH)
 
     def hand_over(self) -> None:
@@ -229,7 +230,7 @@ class TaskHandover:
     def task_read(self, child: Child, task: ActiveTask, names: Mapping[str, str | None]) -> None:
         """The child has read the task and reports its names: open it, and give the child its folders."""
         if self._way in (Handover.AT_ONCE, Handover.WITH_START):
-            task.release_message()  # everything else was done when it was announced
+            self._taken_up(task)  # everything else was done when it was announced
             return
         if child.reads_at_once and task.ids is None:
             names = task.names or self._opener.names_ahead(task) or {}  # the program tells none
@@ -240,8 +241,12 @@ class TaskHandover:
 
     def begun(self, task: ActiveTask, child: Child) -> None:
         """The child has begun the task, which no other child can take any more."""
-        task.release_message()
+        self._taken_up(task)
         self._measure(task, child)
+
+    def _taken_up(self, task: ActiveTask) -> None:
+        task.release_message()
+        self._pool.has_begun = True
 
     def _measure(self, task: ActiveTask, child: Child) -> None:
         """Measure and time the task from here on."""
@@ -278,7 +283,7 @@ class TaskHandover:
             return
         begin, self._kept_begin = self._kept_begin, ()
         child.send(task.number, *begin, _START)
-        task.was_started = True
+        self._pool.has_begun = True  # a child that gets all at once does not say that it has read it
         task.begin_record()  # while the child works
         self._loop.expect("done")  # a tiny task is done in no time
 

@@ -93,6 +93,20 @@ def test_a_child_that_has_not_said_yet_that_it_reads_its_task_is_replaced_too_wh
     assert one.state is State.IDLE and len(one.children) == 2, "the next child is on its way"
 
 
+@pytest.mark.parametrize("loads", [False, True])
+def test_a_child_that_is_killed_for_a_stop_is_replaced_although_it_had_not_read_its_task(
+    loads: bool, serve: Serve
+) -> None:
+    one = serve(methods=None)
+    one.initialize()
+    if loads:
+        one.child.loads("init", "start")
+    one.stop()
+    one.after(5.1)
+    one.children[0].goes()
+    assert one.commands[-1] == "stopped" and len(one.children) == 2
+
+
 @pytest.mark.parametrize(
     ("state", "answer"),
     [

@@ -13,7 +13,7 @@ from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving.task_end import ENDED_WAIT_S
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import Memfd
-from hkrunner.sandbox.shared.messages import Begin, Done, HeldBack, Problem, Progress
+from hkrunner.sandbox.shared.messages import Begin, Done, HeldBack, LoadFailed, Problem, Progress
 from hkrunner.sandbox.shared.outcome import Cause
 from support.fake_serving import Serve, blob_of, is_open
 
@@ -184,9 +184,31 @@ def test_what_was_printed_before_sys_exit_is_in_the_record_of_the_task(serve: Se
     one.child.unread = b"last words"
     one.child_fails(ends=True)
     assert (tmp_path / "tasks/t1/stdout.log").read_bytes() == b"last words"
-    one.child.goes()
     one.supervisor.shutdown(0)
     one.turn()
+    one.child.goes()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_next_child_is_started_once_one_has_gone_that_exited_in_its_task(
+    is_killed: bool, serve: Serve
+) -> None:
+    one = serve()
+    one.run_to(State.RUNNING)
+    one.child_fails(ends=True)
+    if is_killed:
+        one.after(5.1)
+    assert len(one.children) == 1, "no two processes at a time hold a model, and a warden is free in a moment"
+    one.children[0].goes()
+    assert len(one.children) == 2
+
+
+def test_a_child_whose_code_cannot_be_loaded_is_replaced_for_the_next_task_only(serve: Serve) -> None:
+    one = serve(methods=None)
+    one.initialize()
+    one.child.says(LoadFailed("IMPORT_FAILED", "no"))
+    one.children[0].goes()
+    assert one.commands == ["errorMessage"] and len(one.children) == 1
 
 
 def test_a_child_that_says_it_ends_and_does_not_is_killed_after_the_grace(serve: Serve) -> None:

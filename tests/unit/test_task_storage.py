@@ -141,3 +141,32 @@ def test_an_answer_for_a_child_that_is_gone_does_not_fail_the_task_of_the_next_o
     assert one.commands == []
     client.answer(ForTask(b"", 3))
     assert one.commands == ["errorMessage"]
+
+
+def test_a_child_that_dies_while_its_first_result_is_stored_is_replaced_by_one_that_has_served_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(storage=StorageSettings(), recycle_after=1)
+    client = one.supervisor._storage._client  # type: ignore[union-attr]
+    one.initialize()
+    client.answer(InputFetched(b'{"data":{"taskId":"t1"}}', 1, {"taskId": "t1"}))
+    one.child_reads()
+    one.child_initializes()
+    one.start()
+    one.child_answers()
+    one.child.goes()
+    assert len(one.children) == 2
+    client.answer(ForWorker(b'{"command":"storing"}', 2))
+    assert one.commands == ["initialized", "started", "storing", "done"]
+    assert one.child is one.children[1] and not one.child.exits, "it is not recycled"
+
+
+def test_a_new_child_loads_the_code_while_the_input_is_read(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(methods=None, storage=StorageSettings())
+    one.child.goes()
+    one.initialize()
+    assert len(one.children) == 2
