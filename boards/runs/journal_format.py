@@ -48,14 +48,15 @@ def record_pieces(kind: bytes, facts: bytes, value: bytes = b"") -> list[bytes]:
     return [header, value, b"\n"] if value else [header + b"\n"]
 
 
-def records_in(data: bytes | memoryview, at: int = 0) -> Iterator[JournalRecord]:
-    """Yield the whole records from this offset on."""
+def records_in(data: bytes) -> Iterator[JournalRecord]:
+    """Yield the whole records."""
+    at = 0
     while (header := _HEADER.match(data, at)) is not None:
         values_at = at + _HEADER_SIZE + int(header[2], 16)
         end = values_at + int(header[3], 16) + 1
         if end > len(data) or data[end - 1] != 0x0A:
             return
-        yield JournalRecord(header[1], at, bytes(data[at + _HEADER_SIZE : values_at]), values_at, end)
+        yield JournalRecord(header[1], at, data[at + _HEADER_SIZE : values_at], values_at, end)
         at = end
 
 

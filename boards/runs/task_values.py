@@ -130,7 +130,7 @@ def printable(text: str) -> str:
 
 def read_input(task_folder: str, facts: Mapping[str, object]) -> dict[str, Scalar] | None:
     """Return the scalars of a recorded task's input; None when its record has none (yet)."""
-    size = _unrecorded_bytes(facts, "input")
+    size = _unrecorded_input(facts)
     if size is not None:
         return {"bytes(input)": size}
     value = _read(f"{task_folder}/input.json")
@@ -145,7 +145,7 @@ def read_result(task_folder: str) -> dict[str, Scalar]:
 
 def input_in_journal(task: JournalTask) -> dict[str, Scalar] | None:
     """Return the scalars of the input of a task in a journal; None when its record has none."""
-    size = _unrecorded_bytes(task.facts, "input")
+    size = _unrecorded_input(task.facts)
     if size is not None:
         return {"bytes(input)": size}
     value = json_value(task.input_json())
@@ -163,9 +163,10 @@ def task_folder(root: str, name: str) -> str:
     return f"{root}/tasks/{safe_part(name)}"
 
 
-def _unrecorded_bytes(facts: Mapping[str, object], what: str) -> int | None:
+def _unrecorded_input(facts: Mapping[str, object]) -> int | None:
+    """Return the size of an input that was not kept; None for any other."""
     sizes = facts.get("notKept")
-    size = sizes.get(what) if isinstance(sizes, dict) else None
+    size = sizes.get("input") if isinstance(sizes, dict) else None
     return size if isinstance(size, int) else None
 
 

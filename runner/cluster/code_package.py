@@ -46,13 +46,14 @@ def write_package(
         raise SettingsError(f"the package {path} cannot be written: {error.strerror}") from None
 
 
-def check_archive(path: str, *, most: int = PACKAGE_MAX) -> int:
+def check_archive(path: str) -> int:
     """Return the size of an archive that is sent as it is. Raises SettingsError if it cannot be built."""
     kind, size = kind_of(path), os.path.getsize(path)
-    if kind == "zip" and size > most:
+    if kind == "zip" and size > PACKAGE_MAX:
         raise SettingsError(
-            f"{path} is too large: HKube's builder reads no zip of more than {format_bytes(most + 1)}. Pack"
-            " the code as .tar.gz, have the algorithm fetch large files, or use an image (hkrunner image)"
+            f"{path} is too large: HKube's builder reads no zip of more than {format_bytes(PACKAGE_MAX + 1)}."
+            " Pack the code as .tar.gz, have the algorithm fetch large files, or use an image (hkrunner"
+            " image)"
         )
     return size
 

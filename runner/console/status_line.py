@@ -47,9 +47,9 @@ class ShownTask:
         self.began = began
 
 
-def can_be_drawn(environ: Mapping[str, str], fd: int = 2) -> bool:
-    """Whether the descriptor is a terminal that can erase a line."""
-    return os.isatty(fd) and environ.get("TERM", "dumb") != "dumb"
+def can_be_drawn(environ: Mapping[str, str]) -> bool:
+    """Whether stderr is a terminal that can erase a line."""
+    return os.isatty(2) and environ.get("TERM", "dumb") != "dumb"
 
 
 class StatusLine:

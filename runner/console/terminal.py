@@ -194,11 +194,11 @@ class Output:
             self.err.close()
 
 
-def wants_color(asked: str, environ: Mapping[str, str], fd: int = 2) -> bool:
-    """Return whether text on this descriptor is colored. asked: auto, always or never."""
+def wants_color(asked: str, environ: Mapping[str, str]) -> bool:
+    """Whether text on stderr is colored. asked: auto, always or never."""
     if asked != "auto":
         return asked == "always"
-    return os.isatty(fd) and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
+    return os.isatty(2) and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
 
 
 def _escaped_in_results(encoding: str, fd: int) -> re.Pattern[str] | None:

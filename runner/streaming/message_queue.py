@@ -48,7 +48,6 @@ class NodeQueue:
         self._new: deque[QueuedMessage] = deque()  #: messages that were never taken
         #: A heap of the messages that were taken and came back: all are older than the new ones.
         self._returned: list[QueuedMessage] = []
-        self.appended = 0
         self.sent = 0  #: handed out, without those that came back
         self.dropped = 0
 
@@ -66,7 +65,6 @@ class NodeQueue:
 
     def append(self, message: QueuedMessage) -> None:
         """Have a new message wait."""
-        self.appended += 1
         self._new.append(message)
 
     def put_back(self, message: QueuedMessage) -> None:

@@ -119,22 +119,22 @@ def encode(
     return _encode(encoding, message, name, most, is_native(message.get("data"), encoding))
 
 
-def encode_value(encoding: str, value: Any, *, name: str = "message") -> bytes:
+def encode_value(encoding: str, value: Any) -> bytes:
     """Return a value alone, as HKube's wrappers encode it between nodes. Raises ResultInvalid."""
-    return b"".join(encode_value_pieces(encoding, value, name=name))
+    return b"".join(encode_value_pieces(encoding, value))
 
 
-def encode_value_pieces(encoding: str, value: Any, *, name: str = "message") -> List[Buffer]:
+def encode_value_pieces(encoding: str, value: Any) -> List[Buffer]:
     """Return the same as encode_value(), in pieces: large binary values are not copied."""
     if is_native(value, encoding):
         with contextlib.suppress(Exception):  # many libraries, many types: the second way works or explains
             return _in_pieces(encoding, value) or [_ENCODERS[encoding](value)]
     try:
-        return [_ENCODERS[encoding](plain(value, encoding, name))]
+        return [_ENCODERS[encoding](plain(value, encoding, "message"))]
     except (MemoryError, ResultInvalid):
         raise
     except Exception as error:
-        raise ResultInvalid(f"{name} cannot be sent as {encoding}: {_first_line(error)}") from error
+        raise ResultInvalid(f"message cannot be sent as {encoding}: {_first_line(error)}") from error
 
 
 def _encode(encoding: str, message: Dict[str, Any], name: str, most: Optional[int], native: bool) -> bytes:

@@ -55,13 +55,8 @@ class Refusal(NamedTuple):
 class Events(NamedTuple):
     """What the kernel has counted in a group. None: the controller is missing."""
 
-    memory_bytes: int | None
     peak_bytes: int | None
     oom_kills: int | None
-    pids_refused: int | None
-    cpu_s: float | None
-    throttled_s: float | None
-    is_populated: bool | None
 
 
 def find(*, root: str = "/", may_move: Collection[int] = ()) -> Place | Refusal:
@@ -172,18 +167,10 @@ class Cgroup:
         return f"{what}.max" in self.applied
 
     def read(self) -> Events:
-        """Return usage and events so far."""
-        memory_events = cgroup_files.pairs(f"{self.path}/memory.events")
-        cpu = cgroup_files.pairs(f"{self.path}/cpu.stat")
-        populated = cgroup_files.pairs(f"{self.path}/cgroup.events").get("populated")
+        """Return the events so far."""
         return Events(
-            memory_bytes=cgroup_files.number(f"{self.path}/memory.current"),
             peak_bytes=cgroup_files.number(f"{self.path}/memory.peak"),
-            oom_kills=memory_events.get("oom_kill"),
-            pids_refused=cgroup_files.pairs(f"{self.path}/pids.events").get("max"),
-            cpu_s=cpu["usage_usec"] / 1e6 if "usage_usec" in cpu else None,
-            throttled_s=cpu["throttled_usec"] / 1e6 if "throttled_usec" in cpu else None,
-            is_populated=None if populated is None else populated == 1,
+            oom_kills=cgroup_files.pairs(f"{self.path}/memory.events").get("oom_kill"),
         )
 
     def kill(self) -> bool:

@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from .limits import MI
 
 #: Memory that the processes of hkrunner itself need. Measured RSS, rounded up: the parent with its libraries
-#: and a message in its buffers, the warden with psutil, one TensorBoard.
+#: and a message in its buffers, the warden with psutil.
 PARENT_BYTES = 56 * MI
 WARDEN_BYTES = 24 * MI
-BOARD_BYTES = 256 * MI
 #: The process of storage v3, without what it keeps for peers and for the next task.
 STORAGE_BYTES = 40 * MI
 
@@ -92,14 +91,12 @@ def _texts_upwards(mount: str, path: str, files: Sequence[str]) -> Iterator[list
             yield texts
 
 
-def child_memory_bytes(
-    container_bytes: int, *, boards: int = 0, processes: int = 1, storage_bytes: int = 0
-) -> int:
+def child_memory_bytes(container_bytes: int, *, processes: int = 1, storage_bytes: int = 0) -> int:
     """Return the memory that each of `processes` child trees may use: an equal share of what hkrunner's own
     processes leave of the container, or of half of it if they leave less.
 
     `storage_bytes`: for the process of storage v3, if there is one.
     """
-    ours = PARENT_BYTES + storage_bytes + boards * BOARD_BYTES + processes * WARDEN_BYTES
+    ours = PARENT_BYTES + storage_bytes + processes * WARDEN_BYTES
     ours += int(container_bytes * KERNEL_SHARE)
     return max(container_bytes - ours, container_bytes // 2) // processes

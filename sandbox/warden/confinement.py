@@ -101,7 +101,7 @@ class Confinement:
             self._group.kill()
 
     def events(self) -> cgroup.Events | None:
-        """Return the events and usage that the group has counted; None without a group."""
+        """Return what the kernel has counted in the group; None without a group."""
         return self._group.read() if self._group is not None else None
 
     def remove(self) -> None:

@@ -260,15 +260,12 @@ def test_the_cores_are_those_of_the_affinity_or_of_the_containers_quota(
 
 def test_the_child_gets_what_its_container_has_left_but_never_less_than_half() -> None:
     for size in (64 * MI, 512 * MI, 4 * GI):
-        for boards in (0, 1, 4):
-            got = container_limits.child_memory_bytes(size, boards=boards)
-            assert size // 2 <= got < size
+        assert size // 2 <= container_limits.child_memory_bytes(size) < size
     assert container_limits.child_memory_bytes(4 * GI) > 3.7 * GI
     caches = container_limits.STORAGE_BYTES + 800_000_000
     without = container_limits.child_memory_bytes(4 * GI)
     assert container_limits.child_memory_bytes(4 * GI, storage_bytes=caches) == without - caches
     assert container_limits.child_memory_bytes(GI, storage_bytes=caches) == GI // 2
-    assert container_limits.child_memory_bytes(4 * GI, boards=1) < container_limits.child_memory_bytes(4 * GI)
 
 
 # --- the child ---

@@ -99,7 +99,7 @@ def test_a_message_is_never_lost_or_doubled_or_out_of_order_whoever_gives_it_bac
             queue.append(message(count), list(nodes))
             count += 1
         for node, queued in queue.nodes.items():
-            assert queued.size == queued.appended - queued.sent == len(sent[node]) - len(taken[node])
+            assert queued.size == len(sent[node]) - queued.sent == len(sent[node]) - len(taken[node])
     for node in "BC":
         left = [int(one.flow) for one in iter(lambda node=node: queue.take(node), None)]  # type: ignore[misc]
         assert left == sorted(left)
