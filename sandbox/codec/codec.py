@@ -227,9 +227,8 @@ def _first_line(error: BaseException) -> str:
 
 def _foreign(value: Any) -> Any:
     """Return what to encode for a value of a type that msgspec does not know; raises TypeError for others."""
-    tolist = getattr(value, "tolist", None)
-    if callable(tolist) and not isinstance(value, type):
-        return tolist()
+    if callable(getattr(type(value), "tolist", None)):
+        return value.tolist()
     if isinstance(value, (collections.deque, range)) and not has_too_many(value):
         return list(value)
     if isinstance(value, abc.Mapping):

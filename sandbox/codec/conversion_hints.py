@@ -50,6 +50,8 @@ _CALLS: dict[tuple[str, str], str] = {
     ("pyarrow", "Schema"): "str(...) of it",
     ("pyarrow", "Field"): "str(...) of it",
     ("pyarrow", "DataType"): "str(...) of it",
+    ("h5py", "Dataset"): "numpy.asarray(...) of it",
+    ("zarr", "Array"): "numpy.asarray(...) of it",
     ("numpy", "poly1d"): "its .coef",
     ("numpy", "Polynomial"): "its .coef",
     ("mpmath", "mpf"): "float(...) of it",
@@ -62,7 +64,16 @@ _CALLS: dict[tuple[str, str], str] = {
     ("torch", "device"): "str(...) of it",
 }
 #: Methods without an argument that make a plain value of an object of any library.
-_METHODS = ("to_dict", "as_dict", "asdict", "to_list", "get_secret_value", "isoformat", "as_string")
+_METHODS = (
+    "to_dict",
+    "as_dict",
+    "asdict",
+    "to_list",
+    "get_secret_value",
+    "isoformat",
+    "as_string",
+    "as_text",
+)
 _PLAIN = frozenset((str, int, float, bool, type(None), bytes, list, tuple, dict))
 _ENDLESS = ("count", "cycle", "repeat")
 
@@ -100,6 +111,8 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
         return "float(...) of it" if name == "Float" else "str(...) of it"
     if root == "networkx" and hasattr(kind, "adjacency"):
         return "networkx.node_link_data(...) of it"
+    if module_of(kind) == "networkx.classes.reportviews":  # pairs, or edges
+        return "list(...) of it"
     if root in ("PIL", "matplotlib") and (hasattr(kind, "savefig") or hasattr(kind, "thumbnail")):
         save = "savefig" if hasattr(kind, "savefig") else "save"
         return f"its .{save}(...) to a file, and return the path"
@@ -111,7 +124,7 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
         return "[one async for one in it]"
     if isinstance(value, abc.Iterator):
         return "" if root == "itertools" and name in _ENDLESS else "list(...) of it"
-    if isinstance(value, BaseException) or root == "ipaddress" or name == "dtype" or name.endswith("DType"):
+    if isinstance(value, BaseException) or root == "ipaddress" or name.endswith(("dtype", "DType")):
         return "str(...) of it"
     if root == "scipy" and callable(getattr(kind, "toarray", None)):
         return "its .toarray()"
@@ -169,7 +182,11 @@ def _call_for_pandas(value: Any, key_of: Callable[[Any], str | None]) -> str:
         return _call_for_frame(value, key_of)
     if is_labelled(value):
         return "its .to_dict()" if _are_keys(value.index, key_of) else "list(its .items())"
-    return "its .isoformat()" if callable(getattr(kind, "isoformat", None)) else ""
+    if callable(getattr(kind, "isoformat", None)):
+        return "its .isoformat()"
+    if isinstance(getattr(value, "freqstr", None), str):  # an offset
+        return "its .freqstr"
+    return "str(...) of it" if kind.__name__.endswith("Dtype") else ""
 
 
 def _call_for_frame(value: Any, key_of: Callable[[Any], str | None]) -> str:

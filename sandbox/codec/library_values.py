@@ -35,17 +35,20 @@ def name_of(kind: type) -> str:
     return name if type(module) is not str or module == "builtins" else f"{module}.{name}"
 
 
-def fields_of(kind: type) -> dict[str, str] | None:
-    """Return the attributes of a class that is declared by its fields, with their names in the result.
+def fields_of(value: Any) -> dict[str, str] | None:
+    """Return the attributes of an object whose class declares its fields, with their names in the result.
 
-    Of an attrs class as attrs.asdict() has them, of a msgspec.Struct as msgspec encodes it.
+    Of an attrs class as attrs.asdict() has them, of a msgspec.Struct as msgspec encodes it: without those
+    that are msgspec.UNSET.
     """
+    kind = type(value)
     attributes = getattr(kind, "__attrs_attrs__", None)
     if isinstance(attributes, tuple):
         return {one.name: one.name for one in attributes}
-    if root_of(type(kind)) == "msgspec" and not kind.__struct_config__.array_like:  # type: ignore[attr-defined]
-        shown = kind.__struct_encode_fields__  # type: ignore[attr-defined]
-        return {name: shown[at] for at, name in enumerate(kind.__struct_fields__)}  # type: ignore[attr-defined]
+    if root_of(type(kind)) == "msgspec" and not kind.__struct_config__.array_like:
+        shown = kind.__struct_encode_fields__
+        names = zip(kind.__struct_fields__, shown)
+        return {name: one for name, one in names if type(getattr(value, name, None)).__name__ != "UnsetType"}
     return None
 
 
@@ -75,10 +78,13 @@ def form_of(value: Any, encoding: str) -> Any:
         names = _called(value, "keys")
         return dict(zip(names, value)) if len(set(names)) == len(names) else NO_FORM
     elif root == "polars":
-        return _called(value, "to_list") if name == "Series" else NO_FORM
+        return _list_of_series(value, encoding) if name == "Series" else NO_FORM
     elif root == "pyarrow":
         if name.endswith("Scalar"):
             return _called(value, "as_py")
+        if name == "Time64Array":
+            counts = value.cast("int64").to_pylist() if str(value.type) == "time64[ns]" else ()
+            return _with_nanoseconds(_called(value, "to_pylist"), counts)
         return _called(value, "to_pylist") if name.endswith("Array") else NO_FORM
     elif root == "torch" and (is_sparse(value) or is_any(value, "is_quantized", "is_nested")):
         return NO_FORM
@@ -94,7 +100,8 @@ def form_of(value: Any, encoding: str) -> Any:
         return dumped["__root__"] if getattr(kind, "__custom_root_type__", False) is True else dumped
     if isinstance(value, (abc.Sequence, abc.Set, abc.ValuesView)) and not isinstance(value, (str, bytes)):
         return NO_FORM if root == "collections" and name == "UserString" else list(value)
-    if not callable(getattr(value, "tolist", None)):
+    # Asked of the class: a proxy for something elsewhere may say that it has any method.
+    if not callable(getattr(kind, "tolist", None)):
         # What has __index__ is an integer, of sympy or gmpy2.
         return _called(value, "__index__") if callable(getattr(kind, "__index__", None)) else NO_FORM
     if part_of_array(value):
@@ -219,3 +226,40 @@ def duration(count: int, digits: int) -> str:
     text = f"{seconds}.{fraction:0{digits}}".rstrip("0").rstrip(".") if fraction else str(seconds)
     parts = [f"{days}D" if days else "", f"T{text}S" if text != "0" else ""]
     return f"{'-' if count < 0 else ''}P{''.join(parts) or '0D'}"
+
+
+# ---- times in nanoseconds, of which Python's own types lose the last three digits: of polars and Arrow
+
+
+def _list_of_series(series: Any, encoding: str) -> Any:
+    """Return the values of a Series of polars'; of one of lists, a Series for each."""
+    kind, shown = type(series.dtype).__name__, str(series.dtype)
+    values = _called(series, "to_list")
+    if ("'ns'" not in shown and "Time" not in shown) or (kind, encoding) == ("Datetime", "bson"):
+        return values  # bson's own times have milliseconds only
+    if kind in ("List", "Array"):
+        return list(series)
+    if kind == "Struct":
+        names = series.struct.fields
+        rows = zip(*(_list_of_series(series.struct.field(one), encoding) for one in names))
+        return [None if one is None else dict(zip(names, row)) for one, row in zip(values, rows)]
+    is_in_ns = kind in ("Datetime", "Duration", "Time") and getattr(series.dtype, "time_unit", "ns") == "ns"
+    return _with_nanoseconds(values, series.to_physical().to_list() if is_in_ns else ())
+
+
+def _with_nanoseconds(values: Any, counts: Any) -> Any:
+    """Return the times as they are, but as text those whose count of nanoseconds is no whole microsecond."""
+    if not any(one is not None and one % 1000 for one in counts):
+        return values
+    return [
+        one if count is None or not count % 1000 else _in_nanoseconds(one, count)
+        for one, count in zip(values, counts)
+    ]
+
+
+def _in_nanoseconds(time: Any, count: int) -> str:
+    if not hasattr(time, "isoformat"):
+        return duration(count, 9)
+    text = time.isoformat(timespec="microseconds")
+    end = text.index(".") + 7
+    return f"{text[:end]}{count % 1000:03}{text[end:]}"

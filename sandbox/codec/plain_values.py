@@ -70,7 +70,8 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return str(value)
     if isinstance(value, os.PathLike) and _module_of(kind) != "unittest.mock":  # a MagicMock has all methods
         return plain(os.fspath(value), encoding, place, depth + 1)
-    if hasattr(kind, "__dataclass_fields__"):
+    # An array of zarr's is a dataclass of how it is stored.
+    if hasattr(kind, "__dataclass_fields__") and _module_of(kind).partition(".")[0] != "zarr":
         return {
             name: plain(_attribute(value, name, place), encoding, f"{place}.{name}", depth + 1)
             for name, field in kind.__dataclass_fields__.items()
@@ -129,7 +130,7 @@ def _plain_of_library(value: Any, encoding: str, place: str, depth: int, known: 
     if known == "timedelta":
         return None if value != value else _duration(value)
     kind = type(value)
-    fields = library_values.fields_of(kind)
+    fields = library_values.fields_of(value)
     if fields is not None:
         return {
             **library_values.tag_of(kind),
@@ -165,7 +166,8 @@ def _is_no_mapping(kind: type) -> bool:
     """Whether a mapping stands for something else than an object: a sparse matrix, a Dataset of xarray. A
     MapScalar of Arrow does not even have a mapping's methods."""
     root = _module_of(kind).partition(".")[0]
-    return root in ("pyarrow", "scipy") or (root == "xarray" and kind.__name__ == "Dataset")
+    is_sparse = root == "scipy" and hasattr(kind, "toarray")
+    return is_sparse or root == "pyarrow" or (root == "xarray" and kind.__name__ == "Dataset")
 
 
 def _attribute(value: Any, name: str, place: str) -> Any:

@@ -13,6 +13,7 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
 import decimal
 import email.message
@@ -107,6 +108,34 @@ def frame(columns: Any, index: Any = None) -> Any:
 NA = stand_in("pandas.api.typing", "NAType")
 
 
+def polars(values: list[Any], kind: str, shown: str = "", counts: Any = None, **members: Any) -> Any:
+    """Return a Series of polars'; `counts`: its times in their unit. Iterating it gives `members["rows"]`."""
+    rows = members.pop("rows", values)
+    return stand_in(
+        "polars.series.series",
+        "Series",
+        dtype=stand_in("polars.datatypes", kind, __str__=returning(shown or kind), **members.pop("type", {})),
+        to_list=returning(values),
+        to_physical=returning(types.SimpleNamespace(to_list=lambda: counts)),
+        __iter__=lambda _self: iter(rows),
+        **members,
+    )
+
+
+def polars_times(values: list[Any], kind: str, counts: list[Any]) -> Any:
+    return polars(values, kind, f"{kind}(time_unit='ns')", counts, type={"time_unit": "ns"})
+
+
+SHORT = polars_times([datetime.timedelta(0), None], "Duration", [1, None])
+
+
+class Proxy:
+    """It has any method, as far as it knows."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args: 5
+
+
 @attrs.define
 class Attrs:
     x: Any = 1
@@ -121,6 +150,11 @@ class Unset:
 class Struct(msgspec.Struct, tag="point", rename="camel"):
     first_name: str = "a"
     inner: Any = None
+
+
+class WithUnset(msgspec.Struct):
+    x: int = 1
+    y: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class AsList(msgspec.Struct, array_like=True):
@@ -191,7 +225,41 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("pandas Series", series(range(2), "i", [1, NA]), [1, None]),
     ("pandas Series without a row", series([], "i", []), []),
     ("pandas Index", stand_in("pandas", "Index", dtype=numpy.dtype("O"), tolist=returning(["a"])), ["a"]),
-    ("polars Series", stand_in("polars.series.series", "Series", to_list=returning([1, None])), [1, None]),
+    ("polars Series", polars([1, None], "Int64"), [1, None]),
+    ("polars duration in nanoseconds", SHORT, ["PT0.000000001S", None]),
+    (
+        "polars time of day",
+        polars([datetime.time(1)], "Time", counts=[3600000000001]),
+        ["01:00:00.000000001"],
+    ),
+    (
+        "polars lists of times",
+        polars([[], None], "List", "List(Datetime(time_unit='ns'))", rows=[SHORT, None]),
+        [["PT0.000000001S", None], None],
+    ),
+    (
+        "polars structs of times",
+        polars(
+            [{"a": 1}, None],
+            "Struct",
+            "Struct({'a': Duration(time_unit='ns')})",
+            struct=types.SimpleNamespace(fields=["a"], field=returning(SHORT)),
+        ),
+        [{"a": "PT0.000000001S"}, None],
+    ),
+    (
+        "Arrow time of day",
+        stand_in(
+            "pyarrow.lib",
+            "Time64Array",
+            type="time64[ns]",
+            to_pylist=returning([datetime.time(1), None]),
+            cast=returning(types.SimpleNamespace(to_pylist=lambda: [3600000000001, None])),
+        ),
+        ["01:00:00.000000001", None],
+    ),
+    ("scipy result", type("OptimizeResult", (dict,), {"__module__": "scipy.optimize"})(x=1), {"x": 1}),
+    ("Struct with a field that is not set", WithUnset(x=2), {"x": 2}),
     ("Arrow scalar", stand_in("pyarrow.lib", "Int64Scalar", as_py=returning(5)), 5),
     ("Arrow array", stand_in("pyarrow.lib", "Int64Array", to_pylist=returning([1, None])), [1, None]),
     ("Arrow chunked array", stand_in("pyarrow.lib", "ChunkedArray", to_pylist=returning([1])), [1]),
@@ -312,6 +380,31 @@ REFUSED: list[tuple[str, Callable[[], Any], str, Any]] = [
         [["a", 1], ["a", 2]],
     ),
     ("series with levels", lambda: series([("a", 1)], "O", [1], "pq"), "pandas.Series", [[["a", 1], 1]]),
+    ("offset of pandas", lambda: stand_in("pandas", "Day", freqstr="2D"), "pandas.Day", "2D"),
+    (
+        "type of pandas",
+        lambda: stand_in("pandas", "CategoricalDtype", __str__=returning("category")),
+        "pandas.CategoricalDtype",
+        "category",
+    ),
+    (
+        "degrees of a graph",
+        lambda: stand_in("networkx.classes.reportviews", "DegreeView", __iter__=lambda _self: iter([(1, 2)])),
+        "networkx.classes.reportviews.DegreeView",
+        [[1, 2]],
+    ),
+    (
+        "summary",
+        lambda: stand_in("statsmodels", "Summary", as_text=lambda _self: "OLS"),
+        "statsmodels.Summary",
+        "OLS",
+    ),
+    (
+        "data set of a file",
+        lambda: stand_in("h5py", "Dataset", __array__=lambda *_args, **_how: numpy.ones(1)),
+        "h5py.Dataset",
+        [1.0],
+    ),
     (
         "polars frame",
         lambda: stand_in("polars.dataframe.frame", "DataFrame", to_dicts=returning([{"a": 1}])),
@@ -480,6 +573,14 @@ HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
         lambda: stand_in("sklearn.base", "Scaler", fit=raising, transform=raising, get_params=raising),
         "sklearn.base.Scaler cannot be sent; use its output, or joblib.dump(...) it to a file",
     ),
+    ("proxy", Proxy, "Proxy cannot be sent; numbers, texts, "),
+    (
+        "group of zarr",
+        lambda: dataclasses.make_dataclass("Group", ["_store"], namespace={"__module__": "zarr.core"})(
+            Opaque()
+        ),
+        "result['a'][3]: zarr.core.Group cannot be sent; numbers, texts, ",
+    ),
     ("object of a library", textwrap.TextWrapper, "textwrap.TextWrapper cannot be sent; numbers, texts, "),
     ("object made from a library's", Wrapper, "Wrapper cannot be sent; numbers, texts, "),
     (
@@ -531,10 +632,19 @@ def test_bson_gets_times_of_numpy_as_its_own() -> None:
     assert sent(bson.ObjectId("0" * 24), "bson") == bson.ObjectId("0" * 24)
 
 
+def test_times_of_polars_keep_their_nanoseconds_where_the_encoding_has_no_times() -> None:
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    exact, whole = datetime.datetime(2024, 1, 1, 0, 0, 0, 123_456, zone), datetime.datetime(2024, 1, 1)
+    counts = [1704060000123456789, 1704067200000000000, None]
+    times = polars_times([exact, whole, None], "Datetime", counts)
+    assert sent(times, "json") == ["2024-01-01T00:00:00.123456789+02:00", "2024-01-01T00:00:00", None]
+    assert sent(times, "bson")[1:] == [whole, None]
+
+
 def mended(value: Any, call: str) -> Any:
     """Do to a value what the message says: 'its .tolist()', 'str(...) of it'."""
     code = re.sub(r"([\w.]+)\(\.\.\.\) of it", r"\1(it)", call).replace("its .", "it.")
-    return eval(code, {"it": value, "google": google, "msgspec": msgspec, "xml": xml})
+    return eval(code, {"it": value, "google": google, "msgspec": msgspec, "numpy": numpy, "xml": xml})
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
