@@ -185,7 +185,8 @@ TABLE: dict[tuple[State, Event], Row] = {
     # The answer has not left: `stopped` goes in its place. What is stored stays, and is written over by a
     # repetition of the task.
     (S.ANSWERED, E.STOP): Row(S.STOPPED),
-    **{(state, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)) for state in (S.FETCHING, S.STORING)},
+    (S.STORING, E.STOP): Row(S.STOPPED, (A.MEASURE,)),
+    (S.FETCHING, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
     # The answer has left: the worker waits for one `stopped` all the same.
     (S.IDLE, E.STOP): Row(S.IDLE, (A.POST_STOPPED,)),
     # Stopped in init(): the child takes the next task instead of a START.

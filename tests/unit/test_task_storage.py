@@ -40,11 +40,18 @@ class FakeStorageClient:
 
 
 @pytest.fixture
-def unread(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing, Any]:
-    """A task that its child could not read, and the storage's client."""
+def served(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing, Any]:
+    """A supervisor with --end-children, and the storage's client."""
     monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
-    one = serve(storage=StorageSettings())
-    client = one.supervisor._storage._client  # type: ignore[union-attr]
+    one = serve(storage=StorageSettings(), end_children=True)
+    return one, one.supervisor._storage._client  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def unread(served: tuple[FakeServing, Any]) -> tuple[FakeServing, Any]:
+    """A task that its child could not read, and the storage's client."""
+    one, client = served
+    one.child.helpers = []
     one.initialize()
     client.answer(InputFetched(b"cut", 1, {"taskId": "t1"}))
     one.child_fails("RUNNER_ERROR")
@@ -170,3 +177,21 @@ def test_a_new_child_loads_the_code_while_the_input_is_read(
     one.child.goes()
     one.initialize()
     assert len(one.children) == 2
+
+
+def test_what_a_task_leaves_that_is_stopped_while_its_result_is_stored_is_ended_before_the_answer(
+    served: tuple[FakeServing, Any],
+) -> None:
+    one, client = served
+    one.child.helpers, one.child.still_running = [], ("process sleep (pid 7)",)
+    one.initialize()
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    one.child_initializes()
+    one.start()
+    one.child_answers()
+    assert one.state is State.STORING
+    one.stop()
+    assert one.child.ended_others == 1 and one.commands[-1] != "stopped"
+    client.answer(ForWorker(b"{}", 2))  # nobody waits for it any more
+    one.child.samples(answers=one.child.asked[-1])
+    assert one.commands[-1] == "stopped" and one.state is State.IDLE
