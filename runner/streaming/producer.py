@@ -29,9 +29,12 @@ OUTSTANDING_MAX = 1024
 FRAME_MAX = 64 * 1024
 #: A longer duration is not credible.
 DURATION_MAX_MS = 1e12
-#: A message of this size is dropped when so many consumers were gone before it was done: one that is larger
-#: than they take ends each connection, and those behind it would wait for ever.
-RETURNED_BYTES, RETURNS_MAX = 64 * 1024 * 1024, 5
+#: A message is dropped when so many consumers were gone before it was done: it may be what ends them, and
+#: those behind it would wait for ever.
+RETURNS_MAX = 5
+#: One of this size counts although it was not the first that its consumer had: it may be larger than that
+#: can take.
+LARGE_BYTES = 64 * 1024 * 1024
 #: At the end of the task, wait this long for a DONE of another program's consumer, which may be gone.
 DONE_S = 1.0
 
@@ -233,20 +236,23 @@ class Producer:
             self._ready[consumer.node].remove(consumer)
         consumer.ready = 0
         if consumer.is_ours and consumer.taken:
-            # The largest of them is what there may be no memory for.
-            max((message for message, _ in consumer.taken), key=lambda message: message.size).returns += 1
-            for message, _ in consumer.taken:
-                self._give_back(consumer.node, message)
+            self._give_back(consumer.node, [message for message, _ in consumer.taken])
 
-    def _give_back(self, node: str, message: QueuedMessage) -> None:
-        if message.size < RETURNED_BYTES or message.returns < RETURNS_MAX:
-            self._queue.give_back(node, message)
-            return
-        self._queue.drop_taken(node)
-        self._on_problem(
-            f"a message of {len(message.payload):,} bytes for {node} is dropped: {RETURNS_MAX} times the"
-            " connection was lost with it; is it larger than the memory there?"
-        )
+    def _give_back(self, node: str, taken: Sequence[QueuedMessage]) -> None:
+        """Have the messages of a consumer that is gone wait again, but for one that may end each of them."""
+        largest = max(taken, key=lambda message: message.size)
+        blamed = {taken[0], largest} if largest.size >= LARGE_BYTES else {taken[0]}
+        for message in blamed:
+            message.returns += 1
+        for message in taken:
+            if message not in blamed or message.returns < RETURNS_MAX:
+                self._queue.give_back(node, message)
+                continue
+            self._queue.drop_taken(node)
+            self._on_problem(
+                f"a message of {len(message.payload):,} bytes for {node} is dropped: {RETURNS_MAX} times the"
+                " connection was lost with it; does it end what handles it, or is it larger than the memory?"
+            )
 
     def look_at_connections(self) -> None:
         """Read the events of the monitor. It does not say which consumer is gone: look now and later."""
