@@ -8,7 +8,6 @@ HKube's services, not here.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ import boto3
 import urllib3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,6 +29,7 @@ from .stored_object import StoredObject, check_fits
 _FAILURES = (
     *(Boto3Error, BotoCoreError, ClientError, urllib3.exceptions.HTTPError, OSError),
     RecursionError,  # boto3 follows redirections that lead in a circle until then
+    ValueError,  # boto3 reads numbers and times in headers that are none
 )
 _HEADER = "header"
 #: The region that Amazon's S3 requires; other servers accept any.
@@ -37,6 +38,8 @@ _REGION = "us-east-1"
 CONNECT_S = 10.0
 #: Larger results are uploaded in parts: S3 takes no more than 5 GB at once.
 PARTS_FROM = 64 * 1024 * 1024
+#: Most bytes of an answer that is no object: an error, or what a write leads to, in XML.
+ANSWER_MAX = 1024 * 1024
 #: Bytes that are read between two reports of progress: few, so that a slow connection reports in time.
 READ_CHUNK = 64 * 1024
 
@@ -51,7 +54,7 @@ class S3Store:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         try:
             self._client = _client(settings)
-        except (ValueError, *_FAILURES) as error:
+        except _FAILURES as error:
             text = f"the S3 server at {settings.s3_endpoint} cannot be used: {_reason(error)}"
             raise StorageError(text) from None
         self._transfer = TransferConfig(
@@ -126,6 +129,17 @@ def _client(settings: StorageSettings) -> Any:
     )
 
 
+def _content(answer: Any) -> bytes:
+    """Return an answer that is no object. boto3 has no limit for it, and such an answer may have no end."""
+    if answer._content is None:
+        answer._content = answer.raw.read(ANSWER_MAX)
+        answer.raw.close()  # its connection, too, unless all was read
+    return answer._content  # type: ignore[no-any-return]
+
+
+AWSResponse.content = property(_content)
+
+
 class _UploadBody(io.RawIOBase):
     """The bytes of an object as a file, without a copy of all of them."""
 
@@ -185,7 +199,7 @@ def _header(told: str, name: str) -> bytes:
     """Return the header that the metadata has; one that is none is shown as it is."""
     try:
         header = base64.b64decode(told, validate=True)
-    except binascii.Error:
+    except ValueError:
         header = b""
     if len(header) != HEADER_SIZE:
         raise StorageError(f"{name} has a header of an unknown form: {told[:40]!r}")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.runner.storage import s3_store
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.storage.s3_store import S3Store
 
@@ -54,6 +55,13 @@ def store_at(url: str) -> S3Store:
         (OK + b"Content-Length: 10000000000\r\n\r\n\x05", "1 read, but total bytes expected is 10000000000"),
         (OK + b"Content-Length: 100000000000000\r\n\r\n\x05", "100,000,000,000,000 bytes, and .* are left"),
         (OK + b"Content-Length: 1\r\nx-amz-meta-header: AAAA\r\n\r\n\x05", "unknown form: 'AAAA'"),
+        (OK + b"Content-Length: 1\r\nx-amz-meta-header: \xff\r\n\r\n\x05", "unknown form: 'ÿ'"),
+        (OK + b"Content-Length: x\r\n\r\n\x05", "no object can be read at s3://bucket/key: invalid literal"),
+        (OK + b"Last-Modified: x\r\n\r\n\x05", "no object can be read at s3://bucket/key: Invalid timestamp"),
+        (
+            OK + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n",
+            "no object can be read at s3://bucket/key: read leng",
+        ),
         (b"\0\xff" * 1000, "Connection was closed before we received a valid response"),
         (b"HTTP/1.1 301 X\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", "redirections .* have no end"),
         (b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", "404: Not Found"),
@@ -65,6 +73,19 @@ def test_what_is_no_object_is_one_sentence(reply: bytes, text: str) -> None:
         store_at(url).open("bucket/key", lambda: None)
     gc.collect()  # a connection of boto3 is closed with the error that it is part of
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KB
+
+
+def test_of_an_answer_that_is_no_object_only_the_beginning_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_store, "ANSWER_MAX", 1000)
+    for text, size in (("No", 900), ("403", 2000)):  # XML that is cut says nothing
+        error = b"<Error><Code>No</Code><Message>%s</Message></Error>" % (b"x" * size)
+        reply = b"HTTP/1.1 403 X\r\nContent-Length: %d\r\n\r\n" % len(error)
+        with server(reply + error) as url:
+            with pytest.raises(StorageError, match=f"no object can be read at s3://bucket/key: {text}: "):
+                store_at(url).open("bucket/key", lambda: None)
+            with pytest.raises(StorageError, match=f"no object can be written to s3://bucket/key: .*{text}"):
+                store_at(url).write("bucket/key", b"", [b"x"], lambda: None)
+    gc.collect()  # as above
 
 
 def test_a_configuration_that_cannot_be_used_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
