@@ -23,7 +23,7 @@ from support import node_wrapper, python_wrapper
 #: Of the links between workers and programs.
 ENCODINGS = ("json", "bson", "msgpack")
 #: Of the storage, and of what programs send to each other. A stream has no json.
-STORAGE_ENCODINGS = ("msgpack", "bson")
+STORAGE_ENCODINGS = ("msgpack", "bson", "json")
 #: hkrunner and HKube's wrapper for Python; hkrunner with HKube's wrapper for Node, and that wrapper alone.
 PODS = ("ours-py", "theirs-py", "ours-js", "theirs-js")
 #: In these streams each program is once the source, a stateless node, a stateful one and the last, and sends
@@ -49,21 +49,19 @@ VALUE = {
 class Pipelines:
     """The pods, and the pipelines that they run."""
 
-    def __init__(self, hkrunner: str, plane: ControlPlane, folder: Path) -> None:
-        """Each pod has a folder with its code in `folder`."""
+    def __init__(self, hkrunner: str, plane: ControlPlane, folder: Path, modules: Path, python: Path) -> None:
+        """Each pod has a folder with its code in `folder`.
+
+        `modules`: of Node, and `python`: both with HKube's wrapper.
+        """
         self._jobs = Jobs(plane.url)
         self._watch = plane.watch_tasks()
         self._folder = folder
         self._round = 0
-        modules = node_wrapper.installed() / "node_modules"
-        python = python_wrapper.find_python()
-        if python is None:
-            raise Trouble(python_wrapper.ABSENT)
-        wrapper, _ = python_wrapper.environment(python)
         ours = [hkrunner, "--storage", "v3", "--state-dir", "served"]
         words = {
             "ours-py": [*ours, "relay.py"],
-            "theirs-py": [str(wrapper), "-u", str(python_wrapper.MAIN), "relay.py"],
+            "theirs-py": [str(python), "-u", str(python_wrapper.MAIN), "relay.py"],
             "ours-js": ours,
             "theirs-js": ["node", "main.js"],
         }
@@ -199,14 +197,22 @@ def _sorted(values: Any) -> list[str]:
 
 def main(hkrunner: str, checkout: Path) -> int:
     """Take all steps; return the exit status."""
+    # Before the services: the queue ends if it has no algorithm for 30 s.
+    modules = node_wrapper.installed() / "node_modules"
+    found = python_wrapper.find_python()
+    if found is None:
+        say(f"✘ {python_wrapper.ABSENT}")
+        return 1
+    python, _ = python_wrapper.environment(found)
 
     def steps(plane: ControlPlane, work: Path) -> Iterator[Step]:
-        pipelines = Pipelines(hkrunner, plane, work)
+        pipelines = Pipelines(hkrunner, plane, work, modules, python)
         for number in range(len(STREAMS)):
             pipelines.start_pods(number)
             yield pipelines.passes_values
             yield pipelines.calls_each_other
-            yield pipelines.passes_messages
+            if encoding != "json":
+                yield pipelines.passes_messages
 
     for encoding in STORAGE_ENCODINGS:
         say(f"storage and messages: {encoding}")
