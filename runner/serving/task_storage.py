@@ -105,9 +105,8 @@ class TaskStorage:
 
     def explain(self, task: ActiveTask, child: Child) -> None:
         """Fail the task, whose child cannot read its input, with the reason if that is an object."""
-        assert task.message is not None, "its child has not read it"
         task.unread_by = child
-        self._client.ask(CheckInput, _wire_of(task.message), partial(self._explained, task, child))
+        self._client.ask(CheckInput, b"", partial(self._explained, task, child))
 
     def _explained(self, task: ActiveTask, child: Child, answer: StorageAnswer) -> None:
         if task is not self._control.task or child is not self._pool.child:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ...sandbox.codec import DONE_JSON, codec
+from ...sandbox.codec import DONE_JSON, codec, unreadable
 from ...sandbox.codec.codec import Buffer
 from ..protocol import bson_reader
 from .errors import ObjectInvalid
@@ -79,19 +79,22 @@ def value_of(header: Buffer | None, data: Any, encoding: str, name: str) -> Enco
     return EncodedValue(_ENCODINGS[number], data)
 
 
-def check(value: EncodedValue, name: str) -> None:
+def check(value: EncodedValue, name: str, *, decodes: bool = False) -> None:
     """Raise ObjectInvalid unless the bytes are exactly one value of their encoding.
 
     The value is put into a message between others: one that is cut, or followed by more, would shift them.
+    `decodes`: also for what is found only when a value is decoded, such as a text that is no UTF-8.
     """
     try:
         if value.encoding == "bson":
             _check_bson(value.data)
         elif value.encoding:
             _raw_decoder(value.encoding).decode(value.data)
+        if decodes:
+            decode(value)
     except (ValueError, msgspec.MsgspecError) as error:
-        size = f"{len(value.data):,} bytes"
-        raise ObjectInvalid(f"{name} ({size}) is not {value.encoding}: {error}") from None
+        why = unreadable.why(error, f"is not {value.encoding}")
+        raise ObjectInvalid(f"{name} ({len(value.data):,} bytes) {why}") from None
     except RecursionError:
         raise ObjectInvalid(f"{name} ({len(value.data):,} bytes) is nested too deep") from None
 

@@ -61,10 +61,11 @@ class InputLinks:
         task_encoding: str,
         folder: str,
         progress: Progress,
+        decodes: bool = False,
     ) -> None:
         """`encoding`: of objects without a header. task_encoding: in which the task gets its values.
 
-        `folder`: where the job's results are in the storage.
+        `folder`: where the job's results are in the storage. `decodes`: check each object of it wholly.
         """
         self._store = store
         self._cache = cache
@@ -73,6 +74,7 @@ class InputLinks:
         self._task_encoding = task_encoding
         self._folder = folder
         self._progress = progress
+        self._decodes = decodes
         self._open_max = open_max()
         self.large: list[LargeObject] = []  #: objects that are copied later, and closed by the caller
 
@@ -137,7 +139,8 @@ class InputLinks:
             is_large = isinstance(one.data, FileRegion) and len(one.data) > SMALL
             # JSON has no bytes: they become text there.
             is_same = self._task_encoding != "json" if value.is_raw else value.encoding == self._task_encoding
-            if is_large and not part_path and is_same and len(self.large) < self._open_max:
+            is_later = is_large and not part_path and is_same and not self._decodes
+            if is_later and len(self.large) < self._open_max:
                 if value.encoding == "bson":
                     check(value, one.name)
                 self.large.append(LargeObject(one.name, cache_id, value, one.close))
@@ -145,7 +148,7 @@ class InputLinks:
                 return value
             if isinstance(one.data, FileRegion):
                 value = EncodedValue(value.encoding, self._read(one.data, one.name))
-            check(value, one.name)
+            check(value, one.name, decodes=self._decodes)
         finally:
             if is_open:
                 one.close()

@@ -80,8 +80,7 @@ class Operations:
         self._stores = stores
         self._cluster = cluster
         self._checks_later = checks_later
-        #: The object in the task's input that is not checked: its place, and where it is in the message.
-        self._unchecked: tuple[str, slice] | None = None
+        self._storage: Mapping[str, Any] = {}  #: the links of the task's input
         self._has_task = False
         self._job_id = self._task_id = self._node = ""
         self._save_paths: list[str] = []
@@ -114,16 +113,16 @@ class Operations:
         paths = info.get("savePaths") if isinstance(info, dict) else None
         self._save_paths = [path for path in paths or () if isinstance(path, str)]
         self._includes_result.clear()
-        self._unchecked = None
         names = {name: str(data[name])[:1000] for name in _NAMES if data.get(name) is not None}
         with contextlib.ExitStack() as opened:
             links = self._links(job)
             storage = data.get("storage")
+            self._storage = storage if isinstance(storage, dict) else {}
             filled = {**data, "storage": {}, "flatInput": None}  # as under v1
             value = filled.pop("input")
-            if isinstance(storage, dict) and storage:
+            if self._storage:
                 try:
-                    value = fill(value, lambda text: _filled(text, storage, links))
+                    value = fill(value, lambda text: _filled(text, self._storage, links))
                 finally:
                     for one in links.large:
                         opened.callback(one.close)
@@ -132,16 +131,17 @@ class Operations:
             wire, size, fd = self._for_task(whole, links.large, job, memory)
             return Datagram(InputFetched(wire, job.id, names, size), fd)
 
-    def _links(self, job: Job) -> InputLinks:
+    def _links(self, job: Job, *, decodes: bool = False) -> InputLinks:
         stores = self._stores
         return InputLinks(
             store=stores.objects,
-            cache=stores.inputs,
-            peers=stores.peers,
+            cache=ValueCache(0) if decodes else stores.inputs,
+            peers=None if decodes else stores.peers,
             encoding=self._encodings.storage,
             task_encoding=self._encodings.task,
             folder=self._folder(),
             progress=job.progress,
+            decodes=decodes,
         )
 
     def _folder(self) -> str:
@@ -186,9 +186,8 @@ class Operations:
                 data = memoryview(written)[at : at + len(piece)]
                 # To read a file a second time costs what it costs to copy it.
                 is_kept = self._stores.inputs.is_worth_a_copy(one.cache_id, len(data))
-                if may_wait and number == len(pieces) and not (is_kept or one.value.is_raw):
-                    self._unchecked = one.name, slice(at, at + len(data))
-                elif one.value.encoding != "bson":  # only what frames the document was copied apart
+                is_later = may_wait and number == len(pieces) and not is_kept
+                if not is_later and one.value.encoding != "bson":  # only what frames it was copied apart
                     check(one.value._replace(data=data), one.name)
                 if is_kept:
                     kind = one.value.data[4:5] if one.value.encoding == "bson" else b""
@@ -196,13 +195,15 @@ class Operations:
             at += len(piece)
 
     def _check_input(self, job: Job) -> ForTask:
-        """Say what is wrong with what was not checked before it went to the task, if anything is."""
-        if self._unchecked is not None:
-            name, where = self._unchecked
+        """Say which object the task's process cannot read: none was decoded before it went there."""
+        links = self._links(job, decodes=True)
+        for link in self._storage.values():
             try:
-                check(EncodedValue(self._encodings.task, memoryview(job.data())[where]), name)
+                links.value(link)
             except ObjectInvalid as error:
                 return ForTask(str(error).encode(errors="backslashreplace"), job.id)
+            except StorageError:
+                continue  # it was there before
         return ForTask(b"", job.id)
 
     def finish(self) -> None:

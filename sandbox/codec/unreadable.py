@@ -8,7 +8,7 @@ import sys
 _TOO_LONG = "Exceeds the limit ("
 
 
-def why(error: ValueError, otherwise: str) -> str:
+def why(error: Exception, otherwise: str) -> str:
     """Return what is wrong with the bytes: `otherwise` ("is no json") and the text of the error.
 
     For a long integer it is another sentence: the bytes are JSON, but Python refuses to read it.

@@ -88,6 +88,9 @@ def test_what_cannot_be_read_fails_its_task_in_a_sentence(tmp_path: Path) -> Non
             "(100,001 bytes) is nested too deep": storage.write(
                 "deep", b"\x01\x08\x02\x03\0\0HK" + b"\x91" * 100_000 + b"\x01"
             ),
+            "(3 bytes) is not msgpack: 'utf-8' codec": storage.write(
+                "text", b"\x01\x08\x02\x03\0\0HK\xa2\xff\xfe"
+            ),
             "bytes of memory are left": storage.link("sparse"),
             "names neither an object nor a task": {"storageInfo": {}},
             "names neither an object nor tasks": [{"tasks": 7}],

@@ -34,6 +34,7 @@ from hkrunner.runner.storage.message_file import MessageFile
 from hkrunner.runner.storage.operations import Encodings, Operations, Stores
 from hkrunner.runner.storage.peer_messages import PING, PONG
 from hkrunner.runner.storage.peer_server import TASKS_MAX, PeerServer
+from hkrunner.runner.storage.requests import Datagram
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
 from hkrunner.runner.storage.stored_object import StoredObject
@@ -274,31 +275,40 @@ def test_a_program_may_leave_fields_of_a_call_out(tmp_path: Path) -> None:
         assert content(answer) == done  # its value is not asked for
 
 
-def test_an_object_that_the_input_ends_with_is_checked_when_the_task_cannot_read_it(tmp_path: Path) -> None:
+def test_an_object_is_checked_wholly_when_the_task_cannot_read_its_input(tmp_path: Path) -> None:
     storage, memory = Storage(tmp_path), MessageFile()
     cut = storage.write("cut", header() + b"\xc6\0\x01\0\0" + b"x" * 65_535)
     links = {"cut": cut, "whole": storage.put("whole", "x" * 70_000)}
 
-    def fetch(*input: object, checks_later: bool = True) -> tuple[Operations, Job]:
-        data = {"input": list(input), "jobId": "job1", "taskId": "t1", "storage": links}
+    def fetch(*input: object, checks_later: bool = True) -> tuple[Operations, Datagram]:
+        used = {name: link for name, link in links.items() if f"$${name}" in repr(input)}
+        data = {"input": list(input), "jobId": "job1", "taskId": "t1", "storage": used}
         operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0), checks_later=checks_later)
         answer = operations.perform(job_of(FetchInput, {"command": "initialize", "data": data}), memory)
         assert isinstance(answer.message, InputFetched)
-        return operations, Job(CheckInput(b"", 2, answer.message.size), os.dup(answer.fd))
+        return operations, answer
+
+    def checked(operations: Operations) -> str:
+        found = operations.perform(Job(CheckInput(b"", 2)), MessageFile()).message
+        assert isinstance(found, ForTask) and isinstance(found.wire, bytes)
+        return found.wire.decode()
 
     text = r"cut \(65,540 bytes\) is not msgpack: Input data was truncated"
     for later, input in ((False, ["$$cut"]), (True, ["$$cut", 5]), (True, [{"a": ["$$cut"]}, "$$whole"])):
         with pytest.raises(StorageError, match=text):
             fetch(*input, checks_later=later)
-    operations, check = fetch("$$whole", "$$cut")
+    operations, answer = fetch("$$whole", "$$cut")
+    assert isinstance(answer.message, InputFetched)
     with pytest.raises(ValueError, match="Input data was truncated"):
-        codec.decode("msgpack", check.data())
-    found = operations.perform(check, MessageFile()).message
-    assert isinstance(found, ForTask) and re.search(text, str(found.wire, "utf-8"))
-    check.close()
-    operations, check = fetch({"a": [5, "$$whole"]})
-    assert operations.perform(check, MessageFile()).message == ForTask(b"", 2)
-    check.close()
+        codec.decode("msgpack", os.pread(answer.fd, answer.message.size, 0))
+    assert re.search(text, checked(operations))
+    assert checked(fetch({"a": [5, "$$whole"]})[0]) == ""
+    # What is within a value is seen when it is decoded.
+    links["text"] = storage.write("text", header() + b"\xa2\xff\xfe")
+    operations, _ = fetch("$$whole", "$$text", 5)
+    assert re.search(r"/text \(3 bytes\) is not msgpack: 'utf-8' codec can't decode", checked(operations))
+    storage.file("text").unlink()
+    assert checked(operations) == ""
     memory.close()
 
 

@@ -72,7 +72,7 @@ def test_a_task_that_its_child_cannot_read_fails_with_the_object_that_is_the_rea
 ) -> None:
     one, client = unread
     one.child_fails("RUNNER_ERROR")  # a child may say it again and again
-    assert [what for what, _ in client.asked] == [FetchInput, CheckInput] and client.asked[1][1] == b"cut"
+    assert [what for what, _ in client.asked] == [FetchInput, CheckInput]
     client.answer(answer)
     (posted,) = one.link.posted
     assert (posted["command"], posted["error"]["message"]) == ("errorMessage", told)
