@@ -11,7 +11,6 @@ import base64
 import contextlib
 import http.client
 import io
-import ipaddress
 import socket
 import ssl
 import threading
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from ..errors import ClusterError
+from ..io.this_machine import is_this_machine
 from ..protocol.messages import printable
 from .address import Cluster
 
@@ -265,7 +265,9 @@ def _tls_context(cluster: Cluster) -> ssl.SSLContext:
 def _proxy_of(target: SplitResult) -> SplitResult | None:
     """Return the proxy that the variables name for this URL, None if it is to be reached directly."""
     url = urllib.request.getproxies().get(target.scheme)
-    if not url or _is_here(target.hostname) or urllib.request.proxy_bypass(target.netloc.rpartition("@")[2]):
+    if not url or is_this_machine(target.hostname):  # with a forwarded port of the cluster
+        return None
+    if urllib.request.proxy_bypass(target.netloc.rpartition("@")[2]):
         return None
     shown = ""
     try:
@@ -279,14 +281,6 @@ def _proxy_of(target: SplitResult) -> SplitResult | None:
         f"the proxy in {target.scheme}_proxy is not of the form http://host:port{shown}; set no_proxy to go"
         " without it"
     )
-
-
-def _is_here(host: str | None) -> bool:
-    """Whether the host is this machine, whose forwarded port of a cluster no proxy can reach."""
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _proxy_login(proxy: SplitResult) -> dict[str, str]:

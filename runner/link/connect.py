@@ -15,14 +15,19 @@ import termios
 import threading
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..io.lean_imports import without_openssl
 from ..io.loop import Loop
+from ..io.this_machine import is_this_machine
 from ..protocol.messages import printable
 from .frames import Refused
 from .identity import listener_of, listening_at, port_of
 
 CONNECT_TIMEOUT_S = 10.0
+#: Has the package ignore the proxy of the environment, which it takes for this machine's own addresses too.
+#: It reads the second of these only where there is the first.
+_DIRECT: dict[str, Any] = {"http_proxy_host": "none", "http_no_proxy": ["*"]}
 
 
 class Attempt:
@@ -109,7 +114,8 @@ class Attempt:
 
     def _connect_with(self, package: Any) -> None:
         self._client = package.WebSocket(skip_utf8_validation=True, enable_multithread=False)
-        self._client.connect(self._url, timeout=CONNECT_TIMEOUT_S)
+        direct = _DIRECT if is_this_machine(urlsplit(self._url).hostname) else {}
+        self._client.connect(self._url, timeout=CONNECT_TIMEOUT_S, **direct)
 
 
 def preload() -> None:
