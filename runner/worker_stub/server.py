@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ...sandbox.codec import codec
+from ..errors import HkrunnerError
 from ..io.loop import Loop
 from ..storage.errors import StorageError
 from .catalog import Catalog
@@ -61,9 +62,17 @@ class LocalWorker:
         self._session: Session | None = None
 
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
-        """Listen; return the port. Raises OSError when it is in use."""
+        """Listen; return the port. Raises OSError when it is in use, HkrunnerError when unreachable."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family)
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(self._listener.getsockname())  # sends nothing
+        except OSError as error:
+            raise HkrunnerError(
+                f"nothing can connect to hkrunner's own worker at {host}: {error.strerror}; bring up the"
+                " network's loopback interface (ip link set lo up)"
+            ) from None
         self._listener.setblocking(False)
         self._loop.on_readable(self._listener, self._accept)
         found: int = self._listener.getsockname()[1]
