@@ -46,10 +46,7 @@ OPEN_FILES_OF_A_PROCESS = 12
 def run(settings: Settings) -> int:
     """Run what the settings say; return the exit status. Raises HkrunnerError before anything is started."""
     fill_standard_streams()
-    if not os.path.exists("/proc/self"):
-        raise HkrunnerError(
-            "/proc is not mounted; hkrunner measures memory and CPU there: mount -t proc proc /proc"
-        )
+    _check_proc()
     with contextlib.ExitStack() as stack:
         if settings.local_run.in_process:
             from . import in_process
@@ -63,6 +60,21 @@ def run(settings: Settings) -> int:
         progress = install_progress(settings)
         stack.enter_context(signals_raise())  # until a loop obeys them
         return run_with(*prepare(settings, os.environ, stack, progress=progress))
+
+
+def _check_proc() -> None:
+    """Raise HkrunnerError where /proc does not show all of this process's own namespace."""
+    remedy = "hkrunner measures memory and CPU there: mount -t proc proc /proc"
+    try:
+        own = os.readlink("/proc/self")
+    except OSError:
+        raise HkrunnerError(f"/proc is not mounted; {remedy}") from None
+    if own != str(os.getpid()):  # else other processes would be taken for the algorithm's
+        raise HkrunnerError(f"/proc shows the processes of another pid namespace; {remedy}")
+    if not os.path.exists("/proc/loadavg"):
+        raise HkrunnerError(
+            f"/proc shows nothing but processes (subset=pid, or systemd's ProcSubset=pid); {remedy}"
+        )
 
 
 def run_with(settings: Settings, where: Location, user_process: UserProcessAttachment | None = None) -> int:

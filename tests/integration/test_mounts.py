@@ -80,9 +80,32 @@ if NAMESPACE is not None:
         assert said in ended.stderr and "the task goes on without" in ended.stderr
         assert "Traceback" not in ended.stderr
 
-    @pytest.mark.parametrize("mounts", ["umount -l /proc", "mount -t tmpfs none /proc"])
-    def test_a_machine_without_proc_is_reported_in_one_sentence(mounts: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("mounts", "said"),
+        [
+            ("umount -l /proc", "/proc is not mounted; "),
+            ("mount -t tmpfs none /proc", "/proc is not mounted; "),
+            ("mount -t proc -o subset=pid proc /proc", "/proc shows nothing but processes "),
+        ],
+    )
+    def test_a_machine_without_all_of_proc_is_reported_in_one_sentence(
+        mounts: str, said: str, tmp_path: Path
+    ) -> None:
         ended = run_with(mounts, tmp_path)
+        if ended.status == 32:
+            pytest.skip(f"not possible here: {ended.stderr}")  # in a user namespace alone
         assert ended.status == 1
-        assert ended.stderr.startswith("hkrunner: /proc is not mounted; ") and ended.stdout == ""
+        assert ended.stderr.startswith(f"hkrunner: {said}") and ended.stdout == ""
         assert len(ended.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("args", [(), ("--in-process",)], ids=" ".join)
+    def test_the_proc_of_another_pid_namespace_is_reported_in_one_sentence(
+        args: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        """Its processes were taken for the algorithm's, and their memory for its memory."""
+        assert NAMESPACE is not None
+        command = [*NAMESPACE, "--pid", "--fork", HKRUNNER, "-e", ADDS, "-i", "[1, 2]", "--no-state", *args]
+        ended = run(command, cwd=tmp_path)
+        assert (ended.status, ended.stdout) == (1, "")
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("hkrunner: /proc shows the processes of another pid namespace; ")
