@@ -309,7 +309,7 @@ def process_started(pid: int) -> str | None:
 @lru_cache(maxsize=1)
 def _boot() -> str:
     try:
-        with open("/proc/sys/kernel/random/boot_id") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read(8)
     except OSError:
         return "-"
