@@ -244,13 +244,24 @@ def call_with(function: Callable[..., Any], name: str, shown: str, most: int) ->
     keywords = [one for one in parameters if one.kind == "keyword"]
     keyword = next((one.name for one in keywords if one.name in API_NAMES), None)
     unknown = [one.name for one in keywords if not one.has_default and one.name != keyword]
-    if len(needed) > most or unknown:
-        wants = ", ".join([one.name for one in needed] + unknown)
+    # What is wrapped may need more than we have: only the wrapper knows what it adds.
+    if (len(needed) > most or unknown) and not _forwards(function):
+        star = ["*"] if unknown else []
+        wants = ", ".join([one.name for one in needed] + star + unknown)
         gives = "args, api" if most == 2 else "args"
         raise EntryError("ENTRY_INVALID", f"{name} in {shown} wants ({wants}); it is called with ({gives})")
     if any(one.kind == "rest" for one in parameters):
         return most, keyword if len(places) < most and most != 2 else None
     return min(len(places), most), keyword
+
+
+def _forwards(function: Any) -> bool:
+    """Whether it is a wrapper that passes on all it gets. One without a star takes its own parameters."""
+    return (
+        type(function) is FunctionType
+        and "__wrapped__" in function.__dict__
+        and bool(function.__code__.co_flags & (_VARARGS | _VARKEYWORDS))
+    )
 
 
 class Parameter(NamedTuple):
@@ -271,9 +282,9 @@ def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
     for _ in range(_WRAPPERS_MAX):
         if type(inner) is not FunctionType or hasattr(inner, "__signature__"):
             break
-        if not hasattr(inner, "__wrapped__"):
+        if not _forwards(inner):
             return _plain_signature(inner)
-        inner = inner.__wrapped__
+        inner = inner.__dict__["__wrapped__"]
     import inspect
 
     try:

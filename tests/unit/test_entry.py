@@ -193,7 +193,7 @@ def test_stop_gets_one_argument_at_most() -> None:
             lambda args, api, model: None,
             "start in alg.py wants (args, api, model); it is called with (args, api)",
         ),
-        (lambda args, *, model: None, "start in alg.py wants (args, model); it is called with (args, api)"),
+        (lambda args, *, model: None, "start in alg.py wants (args, *, model); it is called with (args, api)"),
     ],
 )
 def test_a_function_with_an_unusable_signature_is_reported(
@@ -302,6 +302,41 @@ def test_a_decorated_function_that_wraps_itself_is_called_as_any_other() -> None
     circle = decorated(plain_two)
     circle.__wrapped__ = circle  # type: ignore[attr-defined]
     assert entry._signature(circle) is None
+
+
+def gives_a_database(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(*args: Any, **more: Any) -> Any:
+        return function(*args, **more, database=1)
+
+    return wrapper
+
+
+def gives_a_database_itself(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def wrapper(args: Any) -> Any:
+        return function(args, None, database=1)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    ("decorator", "call"), [(gives_a_database, (2, None)), (gives_a_database_itself, (1, None))]
+)
+def test_a_decorated_function_may_need_what_its_decorator_gives_it(
+    decorator: Callable[..., Any], call: tuple[int, str | None]
+) -> None:
+    def start(args: Any, api: Any, *, database: Any) -> Any: ...
+
+    assert call_with(decorator(start), "start", "alg.py", 2) == call
+
+
+def test_a_wrapper_without_a_star_is_refused_for_its_own_parameters() -> None:
+    @functools.wraps(takes_two)
+    def start(args: Any, api: Any, model: Any) -> Any: ...
+
+    with pytest.raises(EntryError, match=r"wants \(args, api, model\)"):
+        call_with(start, "start", "alg.py", 2)
 
 
 def test_what_is_there_and_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
