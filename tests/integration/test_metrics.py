@@ -95,6 +95,14 @@ def test_metrics_go_where_the_user_wants_them_and_nothing_there_is_touched(
 # ---- how tasks end
 
 
+def test_a_folder_for_metrics_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def start(args):\n    return 1\n")
+    ended = run_hkrunner("-e", "a.py", "-i", "1", "--metrics-dir", "a.py", cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
+    assert f"metrics cannot be kept in {tmp_path}/a.py" in ended.stderr, ended.stderr
+    assert "--metrics-dir DIR keeps them elsewhere" in ended.stderr
+
+
 def test_a_failed_task_keeps_its_metrics(tmp_path: Path) -> None:
     run = run_tasks(TROUBLE, ["raise"], cwd=tmp_path)
     assert run.tasks[0]["status"] == "failed"
