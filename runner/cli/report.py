@@ -14,9 +14,10 @@ from .board import STATE_DIR
 
 def _report(tasks: tuple[str, ...], all_tasks: bool, output: str, state_dir: str) -> None:
     from ...boards.errors import BoardError
-    from ...boards.runs.files import replace_file
+    from ...boards.runs.files import write_all
     from ...boards.runs.history import list_tasks
     from ..app.report import report_page
+    from ..console.output_file import OutputFile
 
     root = Path(state_dir).absolute()
     try:
@@ -30,10 +31,12 @@ def _report(tasks: tuple[str, ...], all_tasks: bool, output: str, state_dir: str
     if output == "-":
         sys.stdout.buffer.write(page)
         return
-    path = os.path.abspath(os.path.expanduser(output))
+    file = OutputFile(output, os.getcwd(), "--output")
     try:
-        replace_file(path, page)
+        write_all(file.fd, page)
+        file.commit()
     except OSError as error:
+        file.discard()
         raise HkrunnerError(f"{output} cannot be written: {error.strerror}") from None
     count = "1 task" if len(names) == 1 else f"{len(names)} tasks"
     click.echo(f"{output}: {count}, {max(1, len(page) // 1024)} KiB", err=True)

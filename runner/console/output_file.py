@@ -1,4 +1,4 @@
-"""--output-file: results that replace the file atomically at the end of the run."""
+"""--output-file: what is written replaces the file atomically in the end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ PART = ".part"
 class OutputFile:
     """A file that only commit() replaces. A pipe or a device is written to directly."""
 
-    def __init__(self, path: str, cwd: str) -> None:
-        """Raises SettingsError if it cannot be written."""
+    def __init__(self, path: str, cwd: str, flag: str = "--output-file") -> None:
+        """Raises SettingsError, which names the flag, if it cannot be written."""
         if not path:
-            raise SettingsError("--output-file needs a file name")
+            raise SettingsError(f"{flag} wants FILE, not ''")
         place = os.path.join(cwd, os.path.expanduser(path))
         self._place = os.path.realpath(place)  # a symbolic link stays, its target is replaced
         self._part: str | None = None  #: name of the incomplete file, if it has one
@@ -27,7 +27,7 @@ class OutputFile:
         try:
             mode = _mode(place)
             if mode is not None and stat.S_ISDIR(mode):
-                raise SettingsError(f"--output-file {path}: is a folder")
+                raise SettingsError(f"{flag} {path}: is a folder")
             if mode is not None and not stat.S_ISREG(mode):
                 self.fd = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
                 return
@@ -37,7 +37,7 @@ class OutputFile:
             os.fchmod(self.fd, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask())
         except OSError as error:
             self.discard()
-            raise SettingsError(f"--output-file {path}: {error.strerror}") from None
+            raise SettingsError(f"{flag} {path}: {error.strerror}") from None
 
     def _open_part(self) -> int:
         """Open a file in the same folder: without a name, so that nothing is left if we are killed."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import hkrunner
+from support.local import ALGORITHMS
 from support.programs import run_hkrunner
 
 CODE = """\
@@ -68,3 +70,21 @@ def test_a_page_compares_tasks_and_a_notebook_shows_the_same(tmp_path: Path) -> 
     ):
         refused = run_hkrunner(*args, cwd=tmp_path)
         assert refused.status == 2 and refused.stderr.startswith(f"hkrunner: {sentence}"), refused
+
+
+def test_a_page_goes_through_links_and_into_pipes_and_replaces_neither(tmp_path: Path) -> None:
+    assert run_hkrunner("-e", ALGORITHMS / "adds.py", "-i", "1", cwd=tmp_path).status == 0
+    (tmp_path / "link.html").symlink_to("page.html")
+    os.mkfifo(tmp_path / "pipe")
+    pipe = os.open(tmp_path / "pipe", os.O_RDWR)  # the pipe has room for a page of one task
+    try:
+        for place in ("link.html", "pipe"):
+            ended = run_hkrunner("report", "t1", "-o", place, cwd=tmp_path)
+            assert (ended.status, ended.stderr.partition(",")[0]) == (0, f"{place}: 1 task"), ended.stderr
+        assert os.read(pipe, 1 << 20).endswith(b"</html>\n")
+    finally:
+        os.close(pipe)
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "page.html").read_bytes().endswith(b"</html>\n")
+    ended = run_hkrunner("report", "t1", "-o", "", cwd=tmp_path)
+    assert (ended.status, ended.stderr) == (2, "hkrunner: --output wants FILE, not ''\n")
