@@ -12,6 +12,7 @@ Without the name of a command, arguments belong to `run`: `hkrunner my_alg.py -i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from ..errors import HkrunnerError
+from ..io.standard_streams import fill_standard_streams
 from .lean_command import LeanCommand, with_version
 
 if TYPE_CHECKING:
@@ -153,6 +155,10 @@ def main_with(args: list[str] | None) -> NoReturn:
             f"hkrunner needs Linux (subreapers, memory files, /proc); this is {sys.platform}. Use a Linux "
             "container or virtual machine."
         )
+    fill_standard_streams()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, and Python has no file for it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         command.main(args, prog_name="hkrunner", standalone_mode=False)
         status = 0
@@ -182,7 +188,8 @@ def _explain(error: BaseException) -> str | None:
 
 
 def _say(text: str) -> None:
-    click.echo(f"hkrunner: {text}", err=True)
+    with contextlib.suppress(OSError):  # a full disk does not change the exit status
+        click.echo(f"hkrunner: {text}", err=True)
 
 
 __all__ = ["COMMANDS", "command", "main", "main_with"]

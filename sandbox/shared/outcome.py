@@ -210,7 +210,12 @@ def _what(exit: Exit, during: str) -> str:
 
 
 def _start_remedy(detail: str) -> str:
-    """Return what to do if the system had no process or descriptor left; "" for another reason."""
+    """Return what to do if the system lacks a process or a descriptor, or refuses variables; else ""."""
+    if os.strerror(errno.E2BIG) in detail:
+        return (
+            "; a variable (--env, --env-file, algorithmEnv) may have 128 KiB at most, and all together"
+            " a quarter of the stack (ulimit -s): put what is larger into a file"
+        )
     if os.strerror(errno.EMFILE) in detail:
         return "; raise the limit before hkrunner starts (ulimit -n 64)"
     if os.strerror(errno.EAGAIN) in detail:

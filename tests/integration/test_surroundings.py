@@ -217,6 +217,33 @@ def test_closed_streams_make_no_difference(closed: str, tmp_path: Path) -> None:
         assert (ended.status, ended.stdout) == (0, "1\n")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "doctor",
+        "explain",
+        "runs ls",
+        "runs logs t1",
+        "report t1 -o -",
+        "-e a.py -i 1 --dry-run",
+        "validate a.py",
+    ],
+)
+def test_commands_whose_output_is_closed_do_what_they_do(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def start(args):\n    print('printed')\n")
+    assert run_hkrunner("-e", "a.py", "-i", "1", cwd=tmp_path).status == 0
+    for closed in (">&-", ">&- 2>&-"):
+        ended = run(["sh", "-c", f'exec "$0" "$@" {closed}', HKRUNNER, *command.split()], cwd=tmp_path)
+        assert (ended.status, ended.stdout) == (0, "") and "Traceback" not in ended.stderr, ended
+
+
+def test_a_variable_that_is_too_large_for_the_kernel_is_told_with_a_remedy(tmp_path: Path) -> None:
+    (tmp_path / "large.env").write_text(f"LARGE={'x' * 200_000}\n")
+    ended = run_hkrunner("-e", ADDS, "-i", "1", "--env-file", "large.env", cwd=tmp_path)
+    one_sentence(ended, "a variable (--env, --env-file, algorithmEnv) may have 128 KiB at most")
+    assert ended.status == 4
+
+
 #: The interpreter, without the script of the command, which imports re before any line of hkrunner's.
 AS_MODULE = "import sys; sys.path[:] = filter(None, sys.path); from hkrunner.__main__ import main; main()"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.local import ALGORITHMS, error_of, run_tasks
-from support.programs import run_hkrunner
+from support.programs import HKRUNNER, run, run_hkrunner
 
 INVALID = object()
 #: Under json; the others differ as ALSO says.
@@ -79,10 +79,13 @@ def test_an_input_that_an_encoding_cannot_carry_is_refused_before_anything_runs(
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_a_sentence_that_does_not_fit_on_a_full_disk_leaves_the_status_as_it_is(tmp_path: Path) -> None:
+    ended = run(["sh", "-c", 'exec "$0" nowhere.py -i 1 2> /dev/full', HKRUNNER], cwd=tmp_path)
+    assert ended.status == 3
+
+
 def test_results_that_do_not_fit_on_a_full_disk_are_reported(tmp_path: Path) -> None:
     command = 'exec "$0" --entry "$1" -i 1 > /dev/full'
-    from support.programs import HKRUNNER, run
-
     ended = run(["sh", "-c", command, HKRUNNER, ALGORITHMS / "takes_anything.py"], cwd=tmp_path)
     assert ended.status == 1
     assert "results cannot be written to stdout: No space left on device" in ended.stderr
