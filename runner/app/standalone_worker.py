@@ -6,6 +6,7 @@ it is asked to exit, and has the time that HKube gives it, but is never killed.
 
 from __future__ import annotations
 
+import errno
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -88,8 +89,10 @@ class StandaloneWorker:
         try:
             port = self._worker.listen(host, port)
         except OSError as error:
+            told = (error.strerror or str(error)).partition(" (while")[0]
+            flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
             raise SettingsError(
-                f"cannot listen on {host} port {port}: {error.strerror or error}; choose another with --port"
+                f"cannot listen on {host} port {port}: {told}; choose another with {flag}"
             ) from None
         shown = f"[{host}]" if ":" in host else host
         self._output.say(f"● local worker on ws://{shown}:{port}: waiting for a wrapper to connect")

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from ...boards.manager import BoardManager
     from ...boards.targets import Target
 
+
+def _not_empty(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value:
+        raise SettingsError("--state-dir wants DIR, not ''")
+    return value
+
+
 STATE_DIR = click.Option(
     ["--state-dir"],
     envvar="HKRUNNER_STATE_DIR",
@@ -25,6 +32,7 @@ STATE_DIR = click.Option(
     metavar="DIR",
     show_envvar=True,
     help="Folder with the records of tasks.",
+    callback=_not_empty,
 )
 
 

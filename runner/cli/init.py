@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from ..errors import SettingsError
 from .click_options import CONTEXT_SETTINGS
 
 
@@ -27,6 +28,8 @@ def command(name: str) -> None:
     from ..console.terminal import plain
     from .scaffold import make
 
+    if not name:
+        raise SettingsError("init wants the name of a folder, not ''")
     for path in make(os.path.abspath(os.path.expanduser(name))):
         click.echo(os.path.relpath(path))
     text = f"  run it:  cd {shlex.quote(name)} && hkrunner -i '[1, 2, 3]'"

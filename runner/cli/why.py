@@ -52,7 +52,7 @@ def command(
     from ..prepare.sandbox_reasons import SandboxReasons
     from .run import values_of
 
-    if not paths and not addresses:
+    if (not paths and not addresses) or "" in paths:
         raise SettingsError("hkrunner why wants --path PATH or --net HOST:PORT, before the entry")
     try:
         targets = [net_target(one) for one in addresses]

@@ -126,6 +126,8 @@ def _stdin() -> bytes:
 
 
 def _file(name: str, cwd: str, flag: str) -> bytes:
+    if not name:
+        raise SettingsError(f"{flag} @ wants the name of a file: @FILE")
     path = os.path.join(cwd, os.path.expanduser(name))
     try:
         with open(path, "rb") as file:

@@ -14,7 +14,14 @@ from .cluster_options import ClusterSettings, cluster_settings
 from .descriptor_search import find
 from .limit_options import TOTAL_OPTIONS, limits_of, recorded_shares
 from .options import BY_NAME, OPTIONS
-from .parsing import PORT_MAX, parse_count, parse_named_paths, parse_seconds, parse_variables
+from .parsing import (
+    PORT_MAX,
+    parse_count,
+    parse_named_paths,
+    parse_seconds,
+    parse_variables,
+    refuse_empty_paths,
+)
 from .pipeline_option import check_stream_options, stored_pipelines, stream_pipeline
 from .sandbox_options import sandbox_of
 from .settings import (
@@ -51,6 +58,8 @@ def worker_settings_of(values: Mapping[str, Any], environ: Mapping[str, str]) ->
     port = str(values["port"])
     if not port.isdecimal() or len(port) > 5 or int(port) > PORT_MAX:
         raise SettingsError(f"--port wants a number from 0 (any free one) to 65535, not {port!r}")
+    if not values["host"]:
+        raise SettingsError("--host wants ADDRESS, not ''")  # it would be all of the machine's
     settings = settings._replace(
         local_run=settings.local_run._replace(is_local=True),
         records=settings.records._replace(keep_own=None, keep_values_bytes=None),
@@ -74,6 +83,7 @@ def settings_of(
 
     `finds_descriptor`: whether one is looked for where none is named.
     """
+    refuse_empty_paths(values, OPTIONS)
     finds_descriptor = finds_descriptor and stream_pipeline(values) is None
     descriptor = _descriptor(values) if finds_descriptor or values.get("file") is not None else None
     cluster = cluster_settings(

@@ -14,6 +14,15 @@ Number = TypeVar("Number", int, float)
 COUNT_MAX = 2**31 - 1
 SECONDS_MAX = 10**9
 PORT_MAX = 65535
+_PATHS = ("FILE", "DIR", "PATH", "PYTHON", "FILE.jsonl", "[NAME=]FILE")
+
+
+def refuse_empty_paths(values: Mapping[str, Any], options: Iterable[Option]) -> None:
+    """Raise SettingsError for an empty path, as of "$UNSET", which would be the working folder."""
+    for option in options:
+        value = values.get(option.name)
+        if option.metavar in _PATHS and (value == "" or (option.kind == "many" and "" in (value or ()))):
+            raise SettingsError(f"{option.flag} wants {option.metavar}, not ''")
 
 
 def parse_quantity(

@@ -33,7 +33,11 @@ FAILS = {
         "ENTRY_INVALID: start in start_wants_three.py wants (args, api, model); ",
         ["it is called with (args, api)"],
     ),
-    "start_wants_a_keyword": (4, "ENTRY_INVALID: start in start_wants_a_keyword.py wants (args, *, model)", []),
+    "start_wants_a_keyword": (
+        4,
+        "ENTRY_INVALID: start in start_wants_a_keyword.py wants (args, *, model)",
+        [],
+    ),
     "raises_at_import": (
         4,
         "IMPORT_FAILED: FileNotFoundError: model.bin is not there during import",

@@ -27,6 +27,12 @@ def test_what_it_makes_runs_at_once(tmp_path: Path) -> None:
     assert "512 MiB" in ended.stderr and "squaring" in ended.stderr
 
 
+def test_a_folder_without_a_name_is_not_the_working_folder(tmp_path: Path) -> None:
+    ended = run_hkrunner("init", "", cwd=tmp_path)
+    assert (ended.status, ended.stderr) == (2, "hkrunner: init wants the name of a folder, not ''\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_it_makes_validates(tmp_path: Path) -> None:
     ended = run_hkrunner("validate", "--json", cwd=made(tmp_path, "My First_Alg"))
     told = json.loads(ended.stdout)

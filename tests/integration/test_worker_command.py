@@ -170,6 +170,25 @@ def test_run_is_the_command_where_none_is_named(args: tuple[str, ...]) -> None:
     assert (ended.status, ended.stdout) == (0, "3\n"), ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("worker --host= --port 0", "--host wants ADDRESS, not ''"),
+        (
+            "worker --host 192.0.2.1 --port 0",
+            "cannot listen on 192.0.2.1 port 0: Cannot assign requested address; choose another with --host",
+        ),
+        ("runs ls --state-dir=", "--state-dir wants DIR, not ''"),
+        ("why --path= adds.py", "hkrunner why wants --path PATH or --net HOST:PORT, before the entry"),
+    ],
+)
+def test_an_empty_or_a_foreign_place_is_refused_in_one_sentence(
+    command: str, sentence: str, tmp_path: Path
+) -> None:
+    ended = run_hkrunner(*command.split(), cwd=tmp_path)
+    assert (ended.status, ended.stderr) == (2, f"hkrunner: {sentence}\n")
+
+
 def test_a_mistyped_command_is_reported_with_a_suggestion(tmp_path: Path) -> None:
     ended = run_hkrunner("worke", cwd=tmp_path)
     assert ended.status == 2

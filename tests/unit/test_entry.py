@@ -193,7 +193,10 @@ def test_stop_gets_one_argument_at_most() -> None:
             lambda args, api, model: None,
             "start in alg.py wants (args, api, model); it is called with (args, api)",
         ),
-        (lambda args, *, model: None, "start in alg.py wants (args, *, model); it is called with (args, api)"),
+        (
+            lambda args, *, model: None,
+            "start in alg.py wants (args, *, model); it is called with (args, api)",
+        ),
     ],
 )
 def test_a_function_with_an_unusable_signature_is_reported(
