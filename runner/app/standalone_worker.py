@@ -103,7 +103,8 @@ class StandaloneWorker:
             )
         if self._reading:
             StdinTasks(self._loop, self._more, self._bad_line, self._no_more)
-        self._end_if_finished()
+        # Without inputs: not from here, before the loop runs, where its stop() would be forgotten.
+        self._timers.append(self._loop.after(0, self._end_if_finished))
 
     def interrupt(self, status: int) -> None:
         """Stop the task and ask the client to exit; the second call ends without waiting."""

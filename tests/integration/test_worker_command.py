@@ -170,6 +170,13 @@ def test_run_is_the_command_where_none_is_named(args: tuple[str, ...]) -> None:
     assert (ended.status, ended.stdout) == (0, "3\n"), ended.stderr
 
 
+@pytest.mark.parametrize("tasks", ["empty.jsonl", "-"])
+def test_a_worker_whose_file_has_no_inputs_ends(tasks: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    ended = run_hkrunner("worker", "--port", "0", "--tasks", tasks, "--no-state", cwd=tmp_path, input="")
+    assert (ended.status, ended.stdout) == (0, ""), ended.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
