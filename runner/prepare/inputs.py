@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
+import sys
 from collections.abc import Callable, Iterator
 
 from ...sandbox.codec import unreadable
@@ -140,7 +142,9 @@ def as_list(data: bytes, what: str) -> bytes:
     """Return the JSON text of a list: the value itself, or a list of it. Raises SettingsError."""
     try:
         text = data.decode("utf-8-sig")
-        value = json.loads(text, parse_constant=_no_constant)
+        # Only an exponent makes a number too large, and a function for each number takes time.
+        floats = _finite if "e" in text or "E" in text else None
+        value = json.loads(text, parse_constant=_no_constant, parse_float=floats)
     except UnicodeDecodeError as error:
         raise SettingsError(f"{what} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except RecursionError:
@@ -154,6 +158,13 @@ def as_list(data: bytes, what: str) -> bytes:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON; write null")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):  # the code would get Infinity, and the record null
+        raise ValueError(f"{text[:30]} is larger than any number of a program, {sys.float_info.max:.2g}")
+    return number
 
 
 def _found(data: bytes) -> str:
