@@ -79,7 +79,7 @@ def _check_proc() -> None:
 
 def run_with(settings: Settings, where: Location, user_process: UserProcessAttachment | None = None) -> int:
     """Run this code; return the exit status. user_process: with --in-process, the one that runs the code."""
-    file = open_output_file(settings)
+    file = open_output_file(settings, where.file)
     loop = Loop()
     output = make_output(loop, settings, file)
     store = None
@@ -128,13 +128,18 @@ def _journal(settings: Settings, layout: Layout) -> Journal:
     return Journal(layout, settings.task_encoding, keep=keep)
 
 
-def open_output_file(settings: Settings) -> OutputFile | None:
-    """Return the file of --output-file, None if there is none. Raises SettingsError."""
-    if settings.console.output_file is None:
+def open_output_file(settings: Settings, code: str = "") -> OutputFile | None:
+    """Return the file of --output-file or None. Raises SettingsError, also if it is the code."""
+    asked = settings.console.output_file
+    if asked is None:
         return None
     from ..console.output_file import OutputFile
 
-    return OutputFile(settings.console.output_file, settings.code.cwd)
+    file = OutputFile(asked, settings.code.cwd)
+    if file.path == os.path.realpath(code):
+        file.discard()
+        raise SettingsError(f"--output-file {asked}: this is the code, which the results would replace")
+    return file
 
 
 def make_output(loop: Loop, settings: Settings, file: OutputFile | None = None) -> Output:
@@ -213,6 +218,9 @@ def _run_locally(context: RunContext, user_process: UserProcessAttachment | None
     settings = context.settings
     # All inputs are checked before the first task runs.
     inputs = list(read_inputs(settings.local_run.inputs, settings.local_run.tasks, settings.code.cwd))
+    if not inputs:
+        name = settings.local_run.tasks
+        context.output.say(f"◌ no inputs in {'stdin' if name == '-' else name}: there is no task to run")
     if settings.serving.encoding != "json":
         check_encoding(inputs, settings.serving.encoding)
     processes = settings.local_run.processes(len(inputs))

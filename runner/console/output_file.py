@@ -21,7 +21,8 @@ class OutputFile:
         if not path:
             raise SettingsError(f"{flag} wants FILE, not ''")
         place = os.path.join(cwd, os.path.expanduser(path))
-        self._place = os.path.realpath(place)  # a symbolic link stays, its target is replaced
+        #: The file itself: a symbolic link stays, its target is replaced.
+        self.path = os.path.realpath(place)
         self._part: str | None = None  #: name of the incomplete file, if it has one
         self._is_unnamed = False  #: whether it has no name, so that commit() has to give it one
         try:
@@ -31,7 +32,7 @@ class OutputFile:
             if mode is not None and not stat.S_ISREG(mode):
                 self.fd = os.open(place, os.O_WRONLY | os.O_CLOEXEC)
                 return
-            if mode is not None and not os.access(self._place, os.W_OK):
+            if mode is not None and not os.access(self.path, os.W_OK):
                 raise PermissionError(0, "is not writable")
             self.fd = self._open_part()
             os.fchmod(self.fd, stat.S_IMODE(mode) if mode is not None else 0o666 & ~_umask())
@@ -41,7 +42,7 @@ class OutputFile:
 
     def _open_part(self) -> int:
         """Open a file in the same folder: without a name, so that nothing is left if we are killed."""
-        folder = os.path.dirname(self._place)
+        folder = os.path.dirname(self.path)
         try:
             fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
@@ -55,15 +56,15 @@ class OutputFile:
         return fd
 
     def _prefix(self) -> str:
-        return f".{os.path.basename(self._place)[:150]}."
+        return f".{os.path.basename(self.path)[:150]}."
 
     def _new_name(self) -> str:
-        return os.path.join(os.path.dirname(self._place), signed_name(self._prefix(), PART))
+        return os.path.join(os.path.dirname(self.path), signed_name(self._prefix(), PART))
 
     def _remove_abandoned(self) -> None:
         """Remove incomplete files of earlier runs with the same file, if SIGKILL has ended those."""
         if self._part is not None and not self._is_unnamed:
-            remove_abandoned(os.path.dirname(self._place), self._prefix(), PART)
+            remove_abandoned(os.path.dirname(self.path), self._prefix(), PART)
 
     def commit(self) -> None:
         """Replace the file by what was written. Raises OSError, and then the old file is unchanged."""
@@ -74,7 +75,7 @@ class OutputFile:
             if self._is_unnamed:
                 self._part = self._name_part()
             if self._part is not None:
-                os.replace(self._part, self._place)
+                os.replace(self._part, self.path)
         except OSError:
             self._unlink_part()
             raise

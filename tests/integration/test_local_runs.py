@@ -81,6 +81,7 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
             "input at its spaces: {a: [1], b: 2}; put",
         ),
         (["-i", "NaN"], "NaN is no JSON; write null"),
+        (["-i", "[-1e400]"], "-1e400 is larger than any number of a program, 1.8e+308"),
         (["-i", "@"], "--input @ wants the name of a file: @FILE"),
         (["--tasks", ""], "--tasks wants FILE.jsonl, not ''"),
         (["-i", "1", "--state-dir", ""], "--state-dir wants DIR, not ''"),
@@ -138,6 +139,7 @@ def test_a_wrong_url_of_an_option_is_not_attributed_to_a_variable(tmp_path: Path
 def test_a_run_without_tasks_succeeds(tmp_path: Path) -> None:
     ended = run_hkrunner("-e", ADDS, "--tasks", "-", cwd=tmp_path, input="")
     assert (ended.status, ended.stdout) == (0, "")
+    assert ended.stderr == "◌ no inputs in stdin: there is no task to run\n"
 
 
 def test_json_has_everything_about_a_task_on_one_line(tmp_path: Path) -> None:

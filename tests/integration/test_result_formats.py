@@ -91,6 +91,7 @@ def test_an_unusable_output_file_is_reported_before_anything_runs(tmp_path: Path
     for place, sentence in [
         ("none/out", "--output-file none/out: No such file or directory"),
         (".", "--output-file .: is a folder"),
+        ("./alg.py", "--output-file ./alg.py: this is the code, which the results would replace"),
     ]:
         ended = run_hkrunner("alg.py", "-i", "1", "-o", place, cwd=tmp_path)
         assert (ended.status, ended.stderr) == (2, f"hkrunner: {sentence}\n")
