@@ -7,7 +7,6 @@ has one stdout.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from ...boards.runs.journal import Journal
 from ...boards.runs.journal_values import VALUE_MAX
 from ...boards.runs.layout import Layout
 from ...sandbox.shared.channel import Buffer
+from ..io.standard_streams import write_to_stderr
 from ..protocol.result import Result
 from .pool_names import PoolNames
 
@@ -77,6 +77,5 @@ class PoolRecords:
 
     def _give_up(self, error: OSError) -> None:
         self.close()
-        if sys.stderr is not None:
-            reason = error.strerror or str(error)
-            print(f"hkrunner: further tasks of the Pool are not recorded: {reason}", file=sys.stderr)
+        reason = error.strerror or str(error)
+        write_to_stderr(f"hkrunner: further tasks of the Pool are not recorded: {reason}\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 
 
 def fill_standard_streams() -> None:
@@ -15,3 +17,14 @@ def fill_standard_streams() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # returns the lowest free descriptor: this one
+
+
+def write_to_stderr(text: str) -> None:
+    """Write to sys.stderr, if that is possible: what is at work does not fail for it.
+
+    Its reader may be gone, its disk full, its descriptor closed or used for something else.
+    """
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+            sys.stderr.flush()

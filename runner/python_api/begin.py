@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from ..errors import HkrunnerError
 from ..io.signals import reset_inherited_signals
 
 _PR_SET_PDEATHSIG = 1
@@ -19,6 +20,16 @@ PROGRAM = (
     "from hkrunner.runner.entry_point import look_last_in_python_path; look_last_in_python_path();"
     "from hkrunner.runner.python_api.begin import begin; begin()"
 )
+
+
+def interpreter() -> str:
+    """Return the interpreter for the process. Raises HkrunnerError where Python does not know its own."""
+    if not sys.executable:
+        raise HkrunnerError(
+            "the path of this Python is not known, as in a program that embeds it: set sys.executable to an"
+            " interpreter with hkrunner"
+        )
+    return sys.executable
 
 
 def end_with_caller(caller: int) -> None:

@@ -17,14 +17,14 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import IO
 
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
-from .begin import PROGRAM
+from ..io.standard_streams import write_to_stderr
+from .begin import PROGRAM, interpreter
 from .results import Incomplete, Printed, RunEvent, TaskResult, read_events
 
 _CHUNK = 65536
@@ -56,7 +56,7 @@ class Command:
         self._object = bytearray()  #: the beginning of the next object on stdout
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(os.getpid()), *arguments],
+            [interpreter(), "-c", PROGRAM, str(os.getpid()), *arguments],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -118,9 +118,8 @@ class Command:
     def _take_stderr(self, data: bytes) -> None:
         text = self._decode(data, not data)
         self.tail = (self.tail + text)[-_TAIL:]
-        if self._on_event is None and sys.stderr is not None:
-            sys.stderr.write(text)
-            sys.stderr.flush()
+        if self._on_event is None:
+            write_to_stderr(text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

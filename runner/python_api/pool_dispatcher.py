@@ -12,7 +12,6 @@ there is a free worker. A worker that dies takes with it the one task that it ha
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -37,6 +36,7 @@ from ...sandbox.shared.supervision_messages import (
 from ..app.pool_names import PoolNames
 from ..errors import BY_EXIT_STATUS, EntryUnusable, HkrunnerError
 from ..io.loop import Loop
+from ..io.standard_streams import write_to_stderr
 from ..protocol.messages import Failure
 from .pool_coding import Coding
 from .pool_failures import PoolFailures
@@ -336,8 +336,7 @@ class PoolDispatcher:
                 self._give_up(EntryUnusable(failure.message))
             return
         if workers.losses < LOSSES_MAX or not self._pending:
-            if sys.stderr is not None:
-                print(f"hkrunner: a worker of the Pool has ended: {failure.message}", file=sys.stderr)
+            write_to_stderr(f"hkrunner: a worker of the Pool has ended: {failure.message}\n")
             return
         task = self._pending.popleft()
         self._results.fail(task, failure, loaded=is_loaded)

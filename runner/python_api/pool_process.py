@@ -7,7 +7,6 @@ import fcntl
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 
 from ...sandbox.shared.channel import ChannelError, write_all
@@ -15,6 +14,7 @@ from ...sandbox.shared.message_format import ProcessMessage, body_of
 from ...sandbox.shared.supervision_messages import TO_POOL, Supervise
 from ..io.loop import Loop
 from ..io.message_socket import MessageSocket
+from .begin import interpreter
 from .pool_begin import PROGRAM
 
 
@@ -44,7 +44,7 @@ class SupervisorProcess:
                     files.callback(os.close, fds[1])
                 socket.send_fds(ours, [b"\0"], fds)
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, str(os.getpid()), str(theirs.fileno())],
+                    [interpreter(), "-c", PROGRAM, str(os.getpid()), str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     # A terminal's Ctrl-C is for the caller, who decides what ends.

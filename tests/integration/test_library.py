@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import decimal
+import errno
 import inspect
 import io
 import os
@@ -284,6 +285,36 @@ def test_what_the_algorithm_prints_goes_to_the_callers_stderr(capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert out == ""
     assert sorted(err.splitlines()) == ["to err", "to out ✔"]
+
+
+class Unwritable(io.StringIO):
+    """As sys.stderr is on a full disk, or with a reader that has ended."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("how", ["unwritable", "closed", "none"])
+def test_no_result_is_lost_because_stderr_cannot_be_written(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = None if how == "none" else Unwritable()
+    if stream is not None and how == "closed":
+        stream.close()
+    monkeypatch.setattr(sys, "stderr", stream)
+    entry = algorithm("def start(args):\n    print('to out')\n    return args['input'][0]\n")
+    assert [one.output for one in hkrunner.run(entry, [1, 2])] == [1, 2]
+
+
+@pytest.mark.parametrize("path", ["", None])
+def test_a_python_that_does_not_know_its_own_path_is_reported_in_one_sentence(
+    path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", path)
+    with pytest.raises(hkrunner.HkrunnerError, match=r"the path of this Python is not known"):
+        hkrunner.run(SUM, [[1, 2]])
+    with pytest.raises(hkrunner.HkrunnerError, match=r"the path of this Python is not known"):
+        hkrunner.Pool(abs, workers=1)
 
 
 # ---- how it ends early

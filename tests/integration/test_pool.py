@@ -7,6 +7,7 @@ import concurrent.futures
 import ctypes
 import errno
 import inspect
+import io
 import json
 import operator
 import os
@@ -611,3 +612,19 @@ def test_the_keywords_of_a_pool_are_options_of_the_command() -> None:
     assert set(parameters) - {"self", "code", "workers", "executor", "spare", "records"} == set(POOL_KEYWORDS)
     declared = {name: hint.__forward_arg__ for name, hint in PoolOptions.__annotations__.items()}
     assert declared == {name: option.python for name, option in POOL_KEYWORDS.items()}
+
+
+class Unwritable(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def test_a_stderr_that_cannot_be_written_ends_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of a worker between two tasks is told there."""
+    with hkrunner.Pool(workers=1) as pool:
+        pid = pool.submit(os.getpid).result(timeout=30)
+        monkeypatch.setattr(sys, "stderr", Unwritable())
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not psutil.pid_exists(pid), what="the worker is gone")
+        later = [pool.submit(os.getpid) for _ in range(3)]
+        assert later[-1].result(timeout=30) != pid
