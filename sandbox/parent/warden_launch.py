@@ -8,6 +8,7 @@ if one is needed then. A warden waits for Spawn, and ends by itself when its lif
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -95,6 +96,8 @@ def has_ended(process: subprocess.Popen[bytes], most_s: float) -> bool:
 
 
 def _begin() -> WaitingWarden:
+    if not os.path.exists(START):
+        raise FileNotFoundError(errno.ENOENT, "hkrunner cannot run inside a zip file: unpack it", START)
     ours, theirs = socket.socketpair()
     with theirs:
         try:

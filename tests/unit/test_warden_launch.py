@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hkrunner.runner import entry_point
@@ -130,3 +131,12 @@ def test_ctrl_c_before_the_handlers_are_installed_shows_no_traceback(monkeypatch
     with pytest.raises(SystemExit) as ended:
         entry_point.main()
     assert ended.value.code == 130
+
+
+def test_a_package_inside_a_zip_file_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would take start.py for a folder there, and its complaint be all that is said."""
+    monkeypatch.setattr(warden_launch, "START", str(tmp_path / "all.zip" / "start.py"))
+    with pytest.raises(FileNotFoundError, match=r"hkrunner cannot run inside a zip file: unpack it"):
+        warden_launch.take()
