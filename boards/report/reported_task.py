@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..runs.compared_tasks import ComparedTask, compare_tasks
-from ..runs.files import number_in
+from ..runs.files import integer_in, number_in
 from ..runs.history import Curve, read_metrics, show_task
 from ..runs.layout import STREAMS
 from ..runs.task_output import TaskOutput
@@ -74,7 +74,7 @@ def _task(root: Path, compared: ComparedTask) -> ReportedTask:
         started_s=summary.start_time / 1000,
         duration_s=None if summary.duration_ms is None else summary.duration_ms / 1000,
         peak_bytes=summary.peak_bytes,
-        limit_bytes=_integer(facts.get("memLimitBytes")),
+        limit_bytes=integer_in(facts.get("memLimitBytes")),
         cpu_s=number_in(facts.get("cpuSeconds")),
         limits=str(protection.get("line") or "").removeprefix("limits: "),
         error=str(error.get("message") or ""),
@@ -115,8 +115,3 @@ def tail_of(text: str, *, is_cut: bool = False) -> LogTail:
 
 def _object(value: object) -> Mapping[str, object]:
     return value if isinstance(value, dict) else {}
-
-
-def _integer(value: object) -> int | None:
-    number = number_in(value)
-    return None if number is None else round(number)

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from ...sandbox.linux import procfs
+
 NAME_MAX_BYTES = 255
 #: A write within one page is never cut.
 PAGE_BYTES = 4096
@@ -244,6 +246,12 @@ def number_in(value: object) -> float | None:
     return value
 
 
+def integer_in(value: object) -> int | None:
+    """As number_in(), rounded."""
+    number = number_in(value)
+    return None if number is None else round(number)
+
+
 class ProcessIdentity(NamedTuple):
     """A process, identified beyond its end: a pid alone may be used again."""
 
@@ -297,13 +305,10 @@ class ProcessIdentity(NamedTuple):
 def process_started(pid: int) -> str | None:
     """Return the boot and start time of the process with this pid; None when there is none but a zombie."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        found = procfs.stat(pid)
     except OSError:
         return None
-    if fields[0] in (b"Z", b"X"):
-        return None
-    return f"{_boot()}-{int(fields[19])}"
+    return None if found.state in (b"Z", b"X") else f"{_boot()}-{found.started}"
 
 
 @lru_cache(maxsize=1)

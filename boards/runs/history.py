@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from .event_files import Point, read_scalars
-from .files import ProcessIdentity, locked, number_in, read_json, safe_part
+from .files import ProcessIdentity, integer_in, locked, number_in, read_json, safe_part
 from .folders import measure, remove_folders
 from .job_record import no_such_task
 from .journal_reader import JournalReader, JournalTask, read_journals
@@ -304,10 +304,10 @@ def _summary_of(
         entry=str(facts.get("entry", "")),
         status=status_of(facts, root),
         reason=_text(facts.get("reason")),
-        start_time=_integer(facts.get("startTime")) or 0,
-        end_time=_integer(facts.get("endTime")),
+        start_time=integer_in(facts.get("startTime")) or 0,
+        end_time=integer_in(facts.get("endTime")),
         duration_ms=number_in(facts.get("durationMs")),
-        peak_bytes=_integer(facts.get("peakMemBytes")),
+        peak_bytes=integer_in(facts.get("peakMemBytes")),
         size_bytes=size + own_bytes,
         event_files=event_files,
         folder=folder,
@@ -366,8 +366,3 @@ def remove_task(root: Path, name: str) -> None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _integer(value: object) -> int | None:
-    number = number_in(value)
-    return None if number is None else round(number)

@@ -18,6 +18,8 @@ import os
 import signal
 from typing import Protocol
 
+from ..linux import process_tree
+
 PERIOD_S = 0.04
 BURST_S = 0.2
 #: Shortest time between two readings of a running tree, and between its stops; overuse remains as a debt.
@@ -156,7 +158,7 @@ class CpuThrottle:
             for pid in self._tree.pids():
                 if pid not in self._stopped:
                     self._stopped.add(pid)
-                    _send(pid, signal.SIGSTOP)
+                    process_tree.signal_to(pid, signal.SIGSTOP)
             if not self._tree.walk_if_born():
                 return
 
@@ -164,7 +166,7 @@ class CpuThrottle:
         # The pid of a process that has ended may be a stranger's now: ask the tree for its processes.
         self._tree.walk_if_born()
         for pid in self._tree.pids():
-            _send(pid, signal.SIGCONT)
+            process_tree.signal_to(pid, signal.SIGCONT)
         self._stopped.clear()
 
 
@@ -216,10 +218,3 @@ class CpuLimit:
         """Enforce the limit again after suspend()."""
         self._is_suspended = False
         self.restart()
-
-
-def _send(pid: int, number: int) -> None:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass

@@ -7,6 +7,7 @@ import os
 import resource
 from typing import NamedTuple
 
+from ..linux import procfs
 from ..shared.limits import Limits, tasks_allowed
 
 
@@ -65,8 +66,7 @@ def count_user_tasks() -> int:
         if name.isdigit():
             try:
                 if os.stat(f"/proc/{name}").st_uid == uid:
-                    with open(f"/proc/{name}/stat", "rb") as file:
-                        count += int(file.read().rpartition(b")")[2].split()[17])
-            except (OSError, IndexError, ValueError):
+                    count += procfs.stat(int(name)).threads
+            except OSError:
                 continue
     return count
