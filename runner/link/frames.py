@@ -113,8 +113,7 @@ class Reader:
         """Forget everything of the connection before: a new one begins."""
         self._is_open = True
         self._input = bytearray()  # bytes of a frame whose header or small payload is not complete
-        self._fragments: list[bytes] = []
-        self._total = 0  #: bytes of these frames
+        self._parts: bytearray | None = None  #: of a message in several frames, whose last one is to come
         self._target: MessageMemory | None = None  # the payload that is being received
         self._got = 0
         self._key = b""  #: the mask of the payload
@@ -131,17 +130,17 @@ class Reader:
     @property
     def is_amid(self) -> bool:
         """Whether part of a message or of a frame has arrived: the worker has begun to send."""
-        return bool(self._input or self._fragments) or self._target is not None
+        return bool(self._input) or self._parts is not None or self._target is not None
 
     @property
     def is_amid_message(self) -> bool:
         """The same, but for a part of a control frame."""
-        return self.is_amid and not (self._input and self._input[0] & 0x8 and not self._fragments)
+        return self.is_amid and not (self._input and self._input[0] & 0x8 and self._parts is None)
 
     @property
     def position(self) -> tuple[int, int, int]:
         """How far the reader is in a message that is arriving: it moves on if this value changes."""
-        return self._got if self._target is not None else 0, len(self._input), self._total
+        return self._got if self._target is not None else 0, len(self._input), len(self._parts or b"")
 
     def receive(self, sock: socket.socket) -> tuple[int, bool]:
         """Read once; return how many bytes, 0 at the end, and whether there may be more at once.
@@ -152,7 +151,7 @@ class Reader:
             count = self._receive_into(sock, self._target)
             return count, bool(count)
         count = sock.recv_into(self._scratch)
-        if count and (self._input or self._fragments or not self._took_whole(count)):
+        if count and (self._input or self._parts is not None or not self._took_whole(count)):
             self._input += self._scratch_view[:count]
             self._parse()
         return count, count == BLOB_MIN
@@ -270,35 +269,33 @@ class Reader:
 
     def _whole(self, opcode: int, payload: bytes | MessageMemory) -> None:
         """Pass on the message of a complete data frame, or wait for its other frames."""
-        if (opcode == CONTINUATION) != bool(self._fragments) or opcode > BINARY:
+        parts = self._parts
+        if (opcode == CONTINUATION) != (parts is not None) or opcode > BINARY:
             raise Refused(f"{self._sender} mixed up the frames of its messages")
-        if self._final and not self._fragments:
+        if self._final and parts is None:
             self._deliver(payload)
             return
+        if parts is None:
+            parts = self._parts = bytearray()
+        # Together: an object, or a descriptor, for each of a million frames would be too many.
         if isinstance(payload, MessageMemory):
-            # One descriptor for each of a thousand fragments would be too many.
-            part = bytes(payload.view())
+            with payload.view() as view:
+                parts += view
             payload.release()
         else:
-            part = payload
-        self._fragments.append(part)
-        self._total += len(part)
-        if self._total > self._most_bytes:
+            parts += payload
+        if len(parts) > self._most_bytes:
             text = f"{self._sender} sent a message of more than {self._most_bytes:,} bytes"
             raise Refused(text, too_large=True)
         if self._final:
-            self._deliver(self._joined())
+            self._parts = None
+            self._deliver(self._in_memory(parts))
 
-    def _joined(self) -> bytes | MessageMemory:
-        parts, total = self._fragments, self._total
-        self._fragments, self._total = [], 0
-        if total < BLOB_MIN:
-            return b"".join(parts)
-        blob = self._blobs.new(total)
-        at = 0
-        for one in parts:
-            blob.map[at : at + len(one)] = one
-            at += len(one)
+    def _in_memory(self, parts: bytearray) -> bytes | MessageMemory:
+        if len(parts) < BLOB_MIN:
+            return bytes(parts)
+        blob = self._blobs.new(len(parts))
+        blob.map[: len(parts)] = parts
         return blob
 
     def _deliver(self, payload: bytes | MessageMemory) -> None:

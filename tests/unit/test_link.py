@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -341,6 +342,19 @@ def test_a_message_in_a_hundred_thousand_fragments_is_put_together_at_once() -> 
         world.until(lambda: world.listener.messages, "the message")
         assert world.listener.messages[-1] == b"x" + b"y" * count + b"z"
         assert time.process_time() - began < DEADLINE_S
+
+
+def test_what_has_come_of_a_message_takes_no_memory_for_each_of_its_fragments() -> None:
+    count = 20_000
+    with conversing() as (world, wire):
+        data = frame(TEXT, b"x", last=False) + frame(CONTINUATION, b"y", last=False) * count
+        tracemalloc.start()
+        try:
+            wire.send(data + frame(CONTINUATION, b"", last=False) * count)
+            world.until(lambda: world.link._reader.position == (0, 0, count + 1), "all fragments")
+            assert tracemalloc.get_traced_memory()[0] < 500_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_large_fragments_take_no_descriptor_each() -> None:
