@@ -199,7 +199,7 @@ class ChildMessageHandler:
         wire = message.wire
         problem = blob_problem(wire.fd, wire.size) if isinstance(wire, Memfd) else None
         if problem is None and self._storage is not None:
-            self._storage.call(task, wire)
+            self._storage.call(child, task, wire)
         elif not isinstance(wire, Memfd):
             self._replies.call(wire)
         elif problem is None:

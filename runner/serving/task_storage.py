@@ -39,6 +39,9 @@ from .run_context import RunContext
 from .task_control import TaskControl
 from .worker_replies import WorkerReplies
 
+#: With this many calls at the storage process, the child waits: each may have a descriptor in this process.
+CALLS_MAX = 64
+
 
 class TaskStorage:
     """What the current task needs of the storage."""
@@ -67,6 +70,7 @@ class TaskStorage:
         self._control = control
         self._pool = pool
         self._replies = replies
+        self._paused: Child | None = None  #: the child that waits until fewer of its calls are there
 
     def begin(self) -> None:
         """Start the storage process ahead of the first task. Raises OSError and MemoryError."""
@@ -82,6 +86,7 @@ class TaskStorage:
     def fetch(self) -> None:
         """Have the input of the current task completed."""
         self._client.cancel()  # what is left of a task that was given up
+        self._resume()
         task = self._task()
         assert task.message is not None, "no child has begun the task"
         self._client.ask(FetchInput, _wire_of(task.message), partial(self._fetched, task))
@@ -143,17 +148,31 @@ class TaskStorage:
 
     # ---- the code API
 
-    def call(self, task: ActiveTask, wire: Wire) -> None:
+    def call(self, child: Child, task: ActiveTask, wire: Wire) -> None:
         """Carry a call of the child over to the worker; a memfd in `wire` is closed."""
         self._client.ask(CarryCall, wire, partial(self._called, task))
         if isinstance(wire, Memfd):
             os.close(wire.fd)  # the client has a descriptor of its own
+        if self._client.waiting >= CALLS_MAX:
+            self._paused = child
+            child.listen(False)
+
+    def _resume(self) -> None:
+        """Read the messages of the child again, if it waits; if the worker is slow, the link does that."""
+        child, self._paused = self._paused, None
+        if child is not None and not self._replies.is_congested:
+            child.listen(True)
 
     def answer(self, task: ActiveTask, message: WorkerMessage) -> None:
         """Carry an answer of the worker over to the child."""
         self._client.ask(CarryAnswer, _wire_of(message), partial(self._called, task))
 
     def _called(self, task: ActiveTask, answer: StorageAnswer) -> None:
+        self._pass_on(task, answer)
+        if self._client.waiting <= CALLS_MAX // 2:
+            self._resume()
+
+    def _pass_on(self, task: ActiveTask, answer: StorageAnswer) -> None:
         child = self._pool.child
         if task is not self._control.task or self._control.state not in WORKING or child is None:
             _drop(answer)

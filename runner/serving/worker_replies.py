@@ -103,6 +103,11 @@ class WorkerReplies:
         if self._control.state in WORKING:
             self._post(encoding.encode(self._encoding, {"command": "progress", "data": data}))
 
+    @property
+    def is_congested(self) -> bool:
+        """Whether the worker is slow: the child waits until it has taken some of what was posted."""
+        return self.link is not None and self.link.congested
+
     def statistics(self, items: Sequence[Any]) -> None:
         """Post the statistics of a streaming task; dropped while the worker is slow."""
         if self.link is not None and not self.link.congested:

@@ -103,9 +103,9 @@ class StorageClient:
         self._socket.send(self._configuration)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether no request waits for its answer."""
-        return not self._waiting
+    def waiting(self) -> int:
+        """How many requests wait for their answers."""
+        return len(self._waiting)
 
     def ask(self, what: type[StorageRequest], wire: Wire, on_answer: OnAnswer) -> None:
         """Request something for the current task; a memfd in `wire` stays the caller's."""

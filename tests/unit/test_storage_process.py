@@ -423,9 +423,9 @@ def test_an_object_that_nobody_waits_for_any_more_stays_not_open(tmp_path: Path)
 def test_the_memory_of_a_call_is_closed_though_no_answer_comes() -> None:
     storage = TaskStorage.__new__(TaskStorage)
     asked: list[Any] = []
-    storage._client = SimpleNamespace(ask=lambda *args: asked.append(args))  # type: ignore[assignment]
+    storage._client = SimpleNamespace(ask=lambda *args: asked.append(args), waiting=0)  # type: ignore[assignment]
     fd = os.memfd_create("call")
-    storage.call(SimpleNamespace(), Memfd(fd, 0))  # type: ignore[arg-type]
+    storage.call(SimpleNamespace(), SimpleNamespace(), Memfd(fd, 0))  # type: ignore[arg-type]
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
     assert len(asked) == 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import task_storage
+from hkrunner.runner.serving.task_storage import CALLS_MAX
 from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.sandbox.shared.messages import ApiCall
 from hkrunner.sandbox.shared.storage_messages import (
@@ -27,6 +28,7 @@ class FakeStorageClient:
 
     def __init__(self, *_: object, **more: object) -> None:
         self.asked: list[tuple[type, object]] = []
+        self.waiting = 0
         self.checks_later = more["checks_later"]
 
     def begin(self) -> None:
@@ -112,6 +114,39 @@ def test_a_call_that_is_lost_after_the_answer_changes_nothing_of_it(
     client.answer(ForWorker(b'{"command":"storing"}', 3))
     assert one.commands[-2:] == ["storing", "done"] and one.results[-1].status == "succeed"
     assert one.child.kill_cause is None
+
+
+def test_a_child_waits_while_many_of_its_calls_are_at_the_storage(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(storage=StorageSettings())
+    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
+    one.initialize()
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    one.child_reads()
+    one.child_initializes()
+    one.start()
+    for waiting, is_listened_to in ((CALLS_MAX - 1, True), (CALLS_MAX, False)):
+        client.waiting = waiting
+        one.child.says(ApiCall(b"{}"), one.number)
+        assert one.child.is_listened_to is is_listened_to
+    for waiting, congested, is_listened_to in (
+        (CALLS_MAX - 1, False, False),
+        (CALLS_MAX // 2, True, False),  # once the worker has taken some of what waits for it
+    ):
+        client.waiting, one.link.congested = waiting, congested
+        client.answer(ForWorker(b'{"command":"startSpan"}', 2))
+        assert one.child.is_listened_to is is_listened_to
+    assert one.link.on_relieved is not None
+    one.link.congested = False
+    one.link.on_relieved()
+    assert one.child.is_listened_to
+    client.waiting = CALLS_MAX
+    one.child.says(ApiCall(b"{}"), one.number)
+    client.waiting = 0
+    client.answer(ForWorker(b'{"command":"startSpan"}', 3))
+    assert one.child.is_listened_to
 
 
 def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
