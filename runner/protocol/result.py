@@ -122,22 +122,6 @@ class Result:
         facts["logs"] = logs
         return facts
 
-    def brief_outcome(self) -> bytes:
-        """Return outcome() as a line of JSON, for a task that succeeded and has no folder.
-
-        Without the fields that the record of such a task has elsewhere: `protection` and `metricsDir`.
-        """
-        peak, limit, cpu_s = self.peak_bytes, self.limit_bytes, self.cpu_s
-        text = _BRIEF % (
-            round(self.started_at * 1000),
-            round(self.ended_at * 1000),
-            round(self.duration_s * 1000, 3),
-            "null" if peak is None else peak,
-            "null" if limit is None else limit,
-            "null" if cpu_s is None else round(cpu_s, 6),
-        )
-        return text.encode()
-
     def line(self) -> bytes:
         """Return the object of --json, on one line."""
         facts = self.facts()
@@ -147,3 +131,26 @@ class Result:
             facts["problems"] = self.problems
         text = json.dumps(facts, separators=(",", ":"))
         return b'%s,"output":%s}' % (text[:-1].encode(), self.output if self.output is not None else b"null")
+
+
+def brief_outcome(
+    started_at: float,
+    ended_at: float,
+    duration_s: float,
+    peak_bytes: int,
+    limit_bytes: int | None,
+    cpu_s: float,
+) -> bytes:
+    """Return Result.outcome() as a line of JSON, for a task that succeeded and has no folder.
+
+    Without the fields that the record of such a task has elsewhere: `protection` and `metricsDir`.
+    """
+    text = _BRIEF % (
+        round(started_at * 1000),
+        round(ended_at * 1000),
+        round(duration_s * 1000, 3),
+        peak_bytes or "null",
+        "null" if limit_bytes is None else limit_bytes,
+        round(cpu_s, 6),
+    )
+    return text.encode()

@@ -22,7 +22,7 @@ from ..io.loop import Timer
 from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..protocol.messages import Failure
-from ..protocol.result import Result
+from ..protocol.result import Result, brief_outcome
 from .gpu_sampler import GpuSampler
 from .output_tail import OutputTail
 from .task_usage import TaskUsage
@@ -57,6 +57,7 @@ class ActiveTask:
     lost_thread: str = ""  #: the note on a thread of this task that ended with MemoryError
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
+    _ended: tuple[float, int, float] | None = None  #: what _end() returns
     _tail: OutputTail | None = None  #: what it has printed last
     _recorded_protection: Protection | None = None  #: the same, as its record has it from the beginning
     stop_began: float | None = None  #: the time at which it was asked to end
@@ -233,6 +234,32 @@ class ActiveTask:
             breach = breach._replace(after_s=max(0.0, min(after_s, time.monotonic() - self.began)))
         self.exit = exit._replace(breach=breach)
 
+    def record_brief(self, status: str, duration_s: float) -> bool:
+        """Complete the record of a task that leaves two small values; return False if close() is to do it."""
+        record = self.record
+        if record is None or not record.takes_values or status != "succeed" or record.has_folder:
+            return False
+        if self.series is not None or self.ran_before or record.metrics.has_any():
+            return False
+        if max(self.input_bytes, self._answer_bytes) > self._keep_max or self._answer_bytes > VALUE_MAX:
+            return False
+        if self.protection is not self._recorded_protection:  # the head of the journal has that of all
+            return False
+        ended_at, peak_bytes, cpu_s = self._end()
+        outcome = brief_outcome(self.started_at, ended_at, duration_s, peak_bytes, self.limit_bytes, cpu_s)
+        return record.finish_in_journal(outcome, self.answer)
+
+    def _end(self) -> tuple[float, int, float]:
+        """Return when it has ended, its highest memory in bytes, and its CPU seconds; measured once."""
+        if self._ended is None:
+            usage, exit = self.usage, self.exit
+            if exit is None:
+                used = usage.end() if usage is not None else (0, 0.0)
+            else:
+                used = max(exit.peak_bytes, usage.peak_bytes if usage is not None else 0), exit.cpu_s
+            self._ended = time.time(), *used
+        return self._ended
+
     def close(self, status: str, failure: Failure | None, duration_s: float, *, with_output: bool) -> Result:
         """End the task: everything about it is on disk when this returns.
 
@@ -244,9 +271,9 @@ class ActiveTask:
             self.timeout.cancel()
         if self.usage_deadline is not None:
             self.usage_deadline.cancel()
-        peak_bytes, cpu_s = self._peak_and_cpu()
+        ended_at, peak_bytes, cpu_s = self._end()
         ids, record = self.ids, self.record
-        if record is not None and record.takes_values:
+        if record is not None and record.takes_values and not record.is_finished:
             self._move_to_folder(record, status)
         result = Result(
             ids.task,
@@ -255,7 +282,7 @@ class ActiveTask:
             ids.pipeline,
             status,
             self.started_at,
-            time.time(),
+            ended_at,
             duration_s,
             output=self.output() if with_output and status == "succeed" else None,
             failure=failure,
@@ -273,7 +300,7 @@ class ActiveTask:
             stop_s=None if self.stop_began is None else self.began + duration_s - self.stop_began,
             problems=self.problems,
         )
-        if record is not None:
+        if record is not None and not record.is_finished:
             self._finish_record(record, result)
         is_sent = status == "succeed" and not self.storing and not self.stops_in_order
         if self.answer_blob is not None and not is_sent:
@@ -291,26 +318,15 @@ class ActiveTask:
         """Return the highest memory so far, in bytes; 0 when it was not measured."""
         return self.usage.peak() if self.usage is not None else 0
 
-    def _peak_and_cpu(self) -> tuple[int, float]:
-        usage, exit = self.usage, self.exit
-        if exit is None:
-            return usage.end() if usage is not None else (0, 0.0)
-        return max(exit.peak_bytes, usage.peak_bytes if usage is not None else 0), exit.cpu_s
-
     def _finish_record(self, record: TaskRecord, result: Result) -> None:
         is_here = record.takes_values and result.status == "succeed"
         is_here = is_here and self._answer_bytes <= min(VALUE_MAX, self._keep_max)
-        # In a journal, the head of the file has the protection for all tasks.
-        is_in_head = self.protection is self._recorded_protection
-        is_plain = is_here and is_in_head and self.input_bytes <= self._keep_max
-        is_plain = is_plain and not (record.has_folder or self.series or self.ran_before)
-        if is_plain and record.finish_in_journal(result.brief_outcome(), self.answer):
-            return
         if self.files_from is not None:
             sizes = {"input.json": self.input_bytes, "output.json": self._answer_bytes}
             # As JSON, a value has up to six times the bytes of another encoding.
             most = {name: 8 * size + 1024 for name, size in sizes.items()}
             record.take_values(self.files_from, most)
+        is_in_head = self.protection is self._recorded_protection  # of the journal's file
         facts = result.outcome(with_protection=not is_in_head)
         if record.has_folder or self.series is not None:
             self._finish_files(record, result, facts["error"])

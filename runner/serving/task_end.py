@@ -59,6 +59,7 @@ class TaskEnd:
         self._streaming = streaming
         self._on_result = on_result
         self._leaks = LeakWatch()
+        self._is_local = settings.local_run.is_local
         #: Whether a program gets no task after one of a stream: it was told to end, or has its sockets still.
         #: In a local pipeline no task follows.
         self._replaces_streaming = bool(settings.code.argv) and not streaming.is_local
@@ -177,7 +178,10 @@ class TaskEnd:
         *,
         answer: Callable[[], None] | None = None,
     ) -> None:
-        """End the task: all about it is on disk, then the answer leaves, then the child is looked after."""
+        """End the task: all about it is on disk, then the answer leaves, then the child is looked after.
+
+        The answer of a brief task leaves as soon as its record is complete.
+        """
         if task.lost_thread and (failure is None or task.lost_thread not in failure.message):
             task.problems.append(task.lost_thread)
         usage = task.usage
@@ -192,9 +196,9 @@ class TaskEnd:
         child = self._pool.child
         if usage is not None and not usage.is_of(child):
             child = None  # it has died while its result was stored, and the next one is there
-        # Whether nothing has to be on disk or shown before the answer.
-        is_answer_first = task.record is None and not self._settings.local_run.is_local
-        if child is not None and (self._redirect is not None or not is_answer_first):
+        # Whether nothing that it has printed has to be on disk or shown before the answer.
+        drains_late = task.record is None and self._redirect is None and not self._is_local
+        if child is not None and not drains_late:
             child.drain_output()
         if self._redirect is not None:
             self._redirect.forget()
@@ -202,13 +206,12 @@ class TaskEnd:
         duration_s = self._loop.clock() - task.began
         if answer is not None:
             self._replies.last_answered = (task.name, task.record)
-        if is_answer_first:
-            if answer is not None:
+            if not self._is_local and (task.record is None or task.record_brief(status, duration_s)):
                 answer()
                 answer = None
-            if child is not None and self._redirect is None:
-                child.drain_output()
-        result = task.close(status, failure, duration_s, with_output=self._settings.local_run.is_local)
+        if child is not None and drains_late:
+            child.drain_output()
+        result = task.close(status, failure, duration_s, with_output=self._is_local)
         self._control.task = None
         if task.has_stream:
             self._streaming.task_ended(status)

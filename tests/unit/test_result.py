@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import pytest
 from hkrunner.boards.runs.files import to_json
-from hkrunner.runner.protocol.result import Result
+from hkrunner.runner.protocol.result import Result, brief_outcome
 
 
 @pytest.mark.parametrize(
-    ("peak", "limit", "cpu_s"), [(None, None, None), (10_000_000, 2**40, 0.12345678), (1, None, 0.0)]
+    ("peak", "limit", "cpu_s"), [(0, None, 0.0), (10_000_000, 2**40, 0.12345678), (1, None, 1e-9)]
 )
 def test_the_brief_outcome_has_what_the_outcome_of_such_a_task_has(
-    peak: int | None, limit: int | None, cpu_s: float | None
+    peak: int, limit: int | None, cpu_s: float
 ) -> None:
-    result = Result(
-        "task",
-        "job",
-        "node",
-        "pipeline",
-        "succeed",
-        1_700_000_000.1234,
-        1_700_000_001.9876,
-        0.00012345678,
-        peak_bytes=peak,
-        limit_bytes=limit,
-        cpu_s=cpu_s,
-    )
+    names = ("task", "job", "node", "pipeline")
+    times = (1_700_000_000.1234, 1_700_000_001.9876, 0.00012345678)
+    result = Result(*names, "succeed", *times, peak_bytes=peak or None, limit_bytes=limit, cpu_s=cpu_s)
     facts = result.outcome(with_protection=False)
     del facts["metricsDir"]
-    assert result.brief_outcome() == to_json(facts)
+    assert brief_outcome(*times, peak, limit, cpu_s) == to_json(facts)
