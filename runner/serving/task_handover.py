@@ -15,7 +15,7 @@ from typing import Any
 from ...boards.runs.journal_values import VALUE_MAX
 from ...sandbox.parent.child_handle import Child
 from ...sandbox.shared.message_format import Memfd, ProcessMessage
-from ...sandbox.shared.messages import Begin, Initialize, Start, UseFolder
+from ...sandbox.shared.messages import Begin, BeginAndStart, Initialize, Start, UseFolder
 from ...sandbox.shared.outcome import Cause, Exit
 from ..io.loop import Loop
 from ..link.connection import WorkerMessage
@@ -43,7 +43,7 @@ class Handover(Enum):
     CHILD_NAMES_IT = "Initialize: the child reads the task and reports its names, then gets its folders"
     NAMED_AHEAD = "Begin: the names are found here, so the task goes with its folders; init() is awaited"
     AT_ONCE = "Begin, and `initialized` is posted before it is sent: there is no init() to wait for"
-    WITH_START = "as AT_ONCE, but Begin waits for `start`: the child is woken once for both"
+    WITH_START = "as AT_ONCE, but it waits for `start`: the child is woken once, by BeginAndStart"
 
 
 def choose(*, is_named: bool, needs_no_init: bool, waits_for_start: bool) -> Handover:
@@ -145,7 +145,7 @@ class TaskHandover:
                 if waits:
                     control.step(Event.CHILD_INITIALIZED)
                 self._opener.record(task, child.protection, begins_later=True)
-                self._kept_begin = self._begin(task, message, is_announced=True)
+                self._kept_begin = self._begin(task, message, is_announced=True, kind=BeginAndStart)
                 if not waits:
                     control.step(Event.CHILD_INITIALIZED)
                 self._begin_record(task)
@@ -190,15 +190,15 @@ class TaskHandover:
             self._control.step(Event.CHILD_GONE)
 
     def _begin(
-        self, task: ActiveTask, message: WorkerMessage, *, is_announced: bool
+        self, task: ActiveTask, message: WorkerMessage, *, is_announced: bool, kind: type[Begin] = Begin
     ) -> tuple[ProcessMessage, ...]:
         """Return what the child needs to begin. Begin has no room for a memfd: it is two messages then."""
         if task.record is None and message.blob is None:
-            return (Begin(message.data, is_announced),)
+            return (kind(message.data, is_announced),)
         place = self._folders(task)
         if message.blob is not None:
             return _initialize(message), UseFolder(is_announced=is_announced, **place)
-        return (Begin(message.data, is_announced, **place),)
+        return (kind(message.data, is_announced, **place),)
 
     def _folders(self, task: ActiveTask) -> dict[str, Any]:
         """Return UseFolder's fields: where the child finds the task's folders, and what it keeps there."""
@@ -282,7 +282,9 @@ class TaskHandover:
         if child is None or task is None:
             return
         begin, self._kept_begin = self._kept_begin, ()
-        child.send(task.number, *begin, _START)
+        if not (begin and isinstance(begin[0], BeginAndStart)):
+            begin = (*begin, _START)
+        child.send(task.number, *begin)
         self._pool.has_begun = True  # a child that gets all at once does not say that it has read it
         task.begin_record()  # while the child works
         self._loop.expect("done")  # a tiny task is done in no time
@@ -294,6 +296,8 @@ class TaskHandover:
         begin, self._kept_begin = self._kept_begin, ()
         child, task = self._pool.child, self._control.task
         if child is not None and task is not None:
+            if isinstance(begin[0], BeginAndStart):
+                begin = (Begin(**vars(begin[0])),)
             child.send(task.number, *begin)
 
     def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:

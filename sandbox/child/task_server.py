@@ -16,6 +16,7 @@ from ..shared import entry as entries
 from ..shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
 from ..shared.messages import (
     Begin,
+    BeginAndStart,
     Done,
     Failed,
     Initialize,
@@ -221,7 +222,8 @@ class TaskServer:
     def _run_task(self, task: int, message: Union[Begin, Initialize], entry: entries.Entry) -> None:
         args, is_announced = self._open(task, message, entry)
         api = self._open_api(task)
-        has_start = args.get("kind") == "stream" and self._open_stream(task, args, api)
+        has_start = isinstance(message, BeginAndStart)
+        has_start |= args.get("kind") == "stream" and self._open_stream(task, args, api)
         if entry.init is not None:
             self._call(entry.init, "init", 1, args, api)
         if not is_announced:

@@ -43,7 +43,7 @@ else:
 
 
 #: Version of messages.py, increased whenever a message changes.
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 
 class Memfd(NamedTuple):

@@ -2,8 +2,8 @@
 
     parent -> warden   Spawn, Kill, WatchTree, LimitCpu, AskUsage, EndOthers
     warden -> parent   Spawned, Sample, Ended
-    parent -> child    Setup, Begin, Initialize, UseFolder, Start     (task socket, main thread)
-                       StopTask, EndProcess, Reply                    (control socket, control thread)
+    parent -> child    Setup, Begin, BeginAndStart, Initialize, UseFolder, Start  (task socket, main thread)
+                       StopTask, EndProcess, Reply                                (control socket and thread)
     child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
                        Progress, Problem, EndedProcessesPeak, StillRunning
     see also           pool_messages.py and supervision_messages.py (hkrunner.Pool), storage_messages.py,
@@ -65,15 +65,12 @@ class LimitCpu(ProcessMessage):
 
 
 class AskUsage(ProcessMessage):
-    """Look now, and answer with a Sample of this number; `restart`: a task has begun.
-
-    Then the highest use before `began_at`, a time of the monotonic clock, is forgotten.
-    """
+    """Look now, and answer with a Sample of this number."""
 
     kind = 36
     number: int
-    restart: bool
-    began_at: float = 0.0
+    restart: bool  #: whether a task has begun: the highest use before that is forgotten
+    began_at: float = 0.0  #: when it has, on the monotonic clock
 
 
 class EndOthers(ProcessMessage):
@@ -232,6 +229,12 @@ class Begin(ProcessMessage):
     recorded_bytes: int = 0
 
 
+class BeginAndStart(Begin):
+    """Begin, of a task for which the worker has said `start` already: the child waits for no Start."""
+
+    kind = 13
+
+
 class Initialize(ProcessMessage):
     """A task whose ids only the child can read; it answers with TaskRead, and waits for UseFolder."""
 
@@ -324,17 +327,14 @@ class Done(ProcessMessage):
 
 
 class Failed(ProcessMessage):
-    """The task is over without a result; `ends`: and so is the child, which ends by itself.
-
-    `is_deliberate`: a `raise` or sys.exit() of the user's code decided so, and no other error led to it.
-    """
+    """The task is over without a result."""
 
     kind = 21
     code: str
     message: str
     details: str = ""
-    ends: bool = False
-    is_deliberate: bool = False
+    ends: bool = False  #: whether the child is over, too: it ends by itself
+    is_deliberate: bool = False  #: whether a `raise` or sys.exit() of the user's decided so, no other error
 
 
 class StopReturned(ProcessMessage):
@@ -390,7 +390,7 @@ def _by_kind(*messages: Type[ProcessMessage]) -> Dict[int, Type[ProcessMessage]]
 #: What each side takes from the other: any other kind is a protocol error.
 TO_WARDEN = _by_kind(Spawn, Kill, WatchTree, LimitCpu, AskUsage, EndOthers)
 FROM_WARDEN = _by_kind(Spawned, Sample, Ended)
-TO_CHILD = _by_kind(Setup, Begin, Initialize, UseFolder, Start, UseStream, StreamRefused)
+TO_CHILD = _by_kind(Setup, Begin, BeginAndStart, Initialize, UseFolder, Start, UseStream, StreamRefused)
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
 FROM_CHILD = _by_kind(
     *(Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall),

@@ -269,7 +269,7 @@ def test_a_start_that_came_before_the_second_child_was_ready_goes_after_the_task
     one.initialize()
     one.start()
     first.goes()
-    assert spare.kinds == ["Begin", "Start"] and one.commands == ["initialized", "started"]
+    assert spare.kinds == ["BeginAndStart"] and one.commands == ["initialized", "started"]
 
 
 def test_a_spare_that_takes_over_is_followed_by_the_next_spare(serve: Serve) -> None:

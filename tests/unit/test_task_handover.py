@@ -134,7 +134,7 @@ def test_on_one_core_the_task_goes_to_the_child_together_with_its_start(serve: S
     one.initialize()
     assert one.child.kinds == [] and one.commands == ["initialized"]
     one.start()
-    assert one.child.kinds == ["Begin", "Start"]
+    assert one.child.kinds == ["BeginAndStart"]
 
 
 @pytest.mark.parametrize(("cores", "polls"), [(1, False), (2, True)])
