@@ -1,4 +1,4 @@
-"""The journal of one hkrunner that serves: one write for a task of a millisecond, two for others.
+"""The journal of one hkrunner that serves: one write for a task of a few milliseconds, two for others.
 
 Files <root>/journal/<run>-<n>.journal, each for some hundred tasks; journal_format.py says what is in them.
 Only their own process writes to them. The latest tasks are kept by removing whole files, so that removal

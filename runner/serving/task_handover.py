@@ -30,7 +30,7 @@ from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
 
 #: The beginning of the record of a task that has not ended by then is on disk; a shorter one has one write.
-RECORD_S = 0.001
+RECORD_S = 0.005
 #: Time after the first message of this kind, after which the parent prepares to read names in them.
 PREPARE_AFTER_S = 0.05
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
