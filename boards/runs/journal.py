@@ -28,8 +28,10 @@ from .task_ids import TaskIds, local_job_id
 _FILE_TASKS_MAX = 2000
 _FILE_TASKS_MIN = 16
 _FILE_BYTES_MAX = 16 * 1024 * 1024
-#: Space is reserved ahead in such pieces, and before a task begins there is enough for its outcome.
+#: Space is reserved ahead in such pieces, or for so many records of this size: to reserve takes as long as to
+#: write 50 KB. Before a task begins there is enough for its outcome.
 _RESERVED_BYTES = 64 * 1024
+_RESERVED_TIMES = 8
 _OUTCOME_BYTES = 8 * 1024
 #: A longer `initialize` is written while the algorithm works, not while the worker waits for the answer.
 _HELD_BYTES_MAX = 8 * 1024
@@ -198,7 +200,7 @@ class Journal:
         if self._at + size <= self._reserved_to or not self._can_reserve:
             return
         assert self._fd is not None, "a file was begun"
-        for ahead in (_RESERVED_BYTES, 0):
+        for ahead in (max(_RESERVED_BYTES, _RESERVED_TIMES * size), 0):
             try:
                 os.posix_fallocate(self._fd, self._at, size + ahead)
             except OSError as error:

@@ -432,6 +432,7 @@ def test_a_disk_without_room_for_output_keeps_the_outcome(
     store: Store, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "_RESERVED_BYTES", 0)
+    monkeypatch.setattr(journal, "_RESERVED_TIMES", 0)
     record = begin(store)
     size = journals(root)[0].stat().st_size
 
