@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hkrunner.runner.link.outbox import PIECE
-from hkrunner.runner.link.sender import SMALL, SOON_S
+from hkrunner.runner.link.sender import SOON_S
 from support.link_peer import conversing
 from support.worker_wire import TEXT, frame
 
@@ -26,7 +26,7 @@ def test_a_message_that_may_wait_does_not_wait_for_long() -> None:
         assert wire.message() == b"started" and world.link.idle
 
 
-@pytest.mark.parametrize("size", [10, SMALL + 1, PIECE + 1])
+@pytest.mark.parametrize("size", [10, PIECE, PIECE + 1])
 def test_a_message_that_may_wait_is_never_overtaken(size: int) -> None:
     with conversing() as (world, wire):
         world.link.post(b"first", soon=True)
@@ -35,7 +35,7 @@ def test_a_message_that_may_wait_is_never_overtaken(size: int) -> None:
         assert (wire.message(), wire.message(), wire.message()) == (b"first", b"second", b"x" * size)
 
 
-@pytest.mark.parametrize("size", [10, SMALL + 1, 1_000_000])
+@pytest.mark.parametrize("size", [10, PIECE, 1_000_000])
 def test_a_message_that_may_wait_does_not_make_the_next_one_wait(size: int) -> None:
     with conversing() as (world, wire):
         world.link.post(b"started", soon=True)
