@@ -72,27 +72,20 @@ class Alarm:
     It may wake the loop once for a time that was cancelled or moved since.
     """
 
-    __slots__ = ("_at", "_callback", "_clock", "_loop", "_timer", "_wakes_at")
+    __slots__ = ("_at", "_loop", "_wakes_at", "callback")
 
     def __init__(self, loop: Loop, callback: Callback) -> None:
         self._loop = loop
-        self._clock = loop.clock
-        self._callback = callback
+        self.callback = callback
         self._at: float | None = None
-        self._timer: Timer | None = None
-        self._wakes_at = math.inf  #: time of the timer; infinity: it is not pending
+        self._wakes_at = math.inf  #: the time at which the loop calls fire(); infinity: at none
 
     def set(self, seconds: float) -> None:
         """Call back once, that many seconds from now; this replaces any time set before."""
-        self._at = at = self._clock() + seconds
+        self._at = at = self._loop.clock() + seconds
         if at < self._wakes_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wake(seconds)
-
-    def _wake(self, seconds: float) -> None:
-        self._timer = self._loop.after(seconds, self._due)
-        self._wakes_at = self._timer.at
+            self._wakes_at = at
+            self._loop.fire_at(at, self)
 
     def cancel(self) -> None:
         """Do not call back."""
@@ -103,16 +96,20 @@ class Alarm:
         """Whether the call is still to be made."""
         return self._at is not None
 
-    def _due(self) -> None:
+    def fire(self) -> None:
+        """Call back if it is time to, or have this called again when it will be."""
+        now, at = self._loop.clock(), self._at
+        if now < self._wakes_at:
+            return  # since this call was asked for, an earlier one was
         self._wakes_at = math.inf
-        if self._at is None:
+        if at is None:
             return
-        left_s = self._at - self._loop.clock()
-        if left_s > 0:
-            self._wake(left_s)
+        if now < at:
+            self._wakes_at = at
+            self._loop.fire_at(at, self)
         else:
             self._at = None
-            self._callback()
+            self.callback()
 
 
 class Promptness:
@@ -146,7 +143,7 @@ class Loop:
         # epoll itself: the selectors module around it costs 8 µs a turn, more than a turn's own work.
         self._epoll = select.epoll(select.EPOLL_CLOEXEC)
         self._watched: dict[int, int] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
+        self._timers: list[tuple[float, int, Timer | Alarm]] = []
         self._most_timers = MANY_TIMERS
         self._order = itertools.count()
         self._stopped = False
@@ -222,11 +219,15 @@ class Loop:
         timer = Timer(self.clock() + seconds, callback)
         if len(self._timers) >= self._most_timers:
             # A cancelled one stays until it is due: with a limit of hours for each task, that is all of them.
-            self._timers[:] = [one for one in self._timers if one[2].pending]
+            self._timers[:] = [one for one in self._timers if one[2].callback is not None]
             heapq.heapify(self._timers)
             self._most_timers = max(MANY_TIMERS, 2 * len(self._timers))
-        heapq.heappush(self._timers, (timer.at, next(self._order), timer))
+        self.fire_at(timer.at, timer)
         return timer
+
+    def fire_at(self, at: float, timer: Timer | Alarm) -> None:
+        """Call timer.fire() at this time."""
+        heapq.heappush(self._timers, (at, next(self._order), timer))
 
     def alarm(self, callback: Callback) -> Alarm:
         """Return a timer that can be set again and again."""
