@@ -237,7 +237,10 @@ class TaskHandover:
         self._opener.open(task, names, child.protection)
         self.begun(task, child)
         if self._way is Handover.CHILD_NAMES_IT:
-            child.send(task.number, UseFolder(**self._folders(task)))
+            needs_no_init = not child.has_init and child.may_kill and not child.reads_at_once
+            child.send(task.number, UseFolder(is_announced=needs_no_init, **self._folders(task)))
+            if needs_no_init:
+                self._control.step(Event.CHILD_INITIALIZED)  # the child does not say so
 
     def begun(self, task: ActiveTask, child: Child) -> None:
         """The child has begun the task, which no other child can take any more."""

@@ -100,7 +100,6 @@ def test_what_reads_the_names_in_larger_messages_is_imported_in_the_pause_after_
     one.turn()
     assert one.child.kinds == ["Initialize"] and not prepared
     one.child_reads()
-    one.child_initializes()
     one.start()
     one.child_answers()
     one.after(PREPARE_AFTER_S)
@@ -173,10 +172,30 @@ def test_a_task_that_comes_while_the_code_loads_is_handed_over_at_once(serve: Se
     one = serve(methods=None)
     one.initialize()
     assert one.child.kinds == ["Initialize"]
-    one.child.loads("start")
+    one.child.loads("init", "start")
     one.child_reads()
     one.child_initializes()
     assert one.commands == ["initialized"]
+
+
+@pytest.mark.parametrize("starts_before", [False, True])
+def test_a_task_whose_child_has_no_init_is_initialized_as_soon_as_the_child_has_read_its_names(
+    starts_before: bool, serve: Serve
+) -> None:
+    one = serve(methods=None)
+    one.initialize()
+    if starts_before:
+        one.start()
+    one.child.loads("start")
+    one.child_reads()
+    place = one.child.sent[1][1]
+    assert isinstance(place, UseFolder) and place.is_announced
+    if not starts_before:
+        assert one.child.kinds == ["Initialize", "UseFolder"] and one.commands == ["initialized"]
+        one.start()
+    assert one.child.kinds == ["Initialize", "UseFolder", "Start"]
+    one.child_answers()
+    assert one.commands == ["initialized", "started", "done"]
 
 
 def test_a_start_that_comes_before_initialized_is_passed_on_when_the_child_is_ready(serve: Serve) -> None:
