@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from types import FunctionType
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 DEFAULT_ENTRY = "main.py"
@@ -257,6 +258,8 @@ def call_with(function: Callable[..., Any], name: str, shown: str, most: int) ->
 
 def _forwards(function: Any) -> bool:
     """Whether it is a wrapper that passes on all it gets. One without a star takes its own parameters."""
+    if type(function) is MethodType:
+        function = function.__func__
     return (
         type(function) is FunctionType
         and "__wrapped__" in function.__dict__
@@ -275,16 +278,12 @@ class Parameter(NamedTuple):
 def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
     """Return the parameters as by inspect.signature; None for a builtin without a known signature.
 
-    A plain function, wrapped or not, is read without inspect, whose import takes a fifth of the child's start
-    and may find an inspect.py of the user's.
+    Most are read without inspect, whose import takes a fifth of the child's start and may find an inspect.py
+    of the user's.
     """
-    inner: Any = function
-    for _ in range(_WRAPPERS_MAX):
-        if type(inner) is not FunctionType or hasattr(inner, "__signature__"):
-            break
-        if not _forwards(inner):
-            return _plain_signature(inner)
-        inner = inner.__dict__["__wrapped__"]
+    found = _without_inspect(function, _WRAPPERS_MAX)
+    if found is not None:
+        return found
     import inspect
 
     try:
@@ -299,6 +298,45 @@ def _signature(function: Callable[..., Any]) -> Optional[List[Parameter]]:
     return [
         Parameter(one.name, kinds.get(one.kind, "place"), one.default is not one.empty) for one in parameters
     ]
+
+
+def _without_inspect(function: Any, most: int) -> Optional[List[Parameter]]:
+    """Return the parameters of a function, a method, a partial or an object with __call__; None for anything
+    else, such as a class. Each may be a wrapper of another, up to so many."""
+    if not most:
+        return None
+    if type(function) is MethodType:
+        return _bound(_without_inspect(function.__func__, most - 1))
+    if hasattr(function, "__signature__"):
+        return None
+    if type(function) is FunctionType and not _forwards(function):
+        return _plain_signature(function)
+    if hasattr(function, "__wrapped__"):
+        return _without_inspect(function.__wrapped__, most - 1)
+    if type(function) is partial:
+        inner = _without_inspect(function.func, most - 1)
+        return None if inner is None else _left_by_partial(inner, len(function.args), function.keywords)
+    call = getattr(type(function), "__call__", None)  # noqa: B004 - which parameters it has, not whether it is
+    return _bound(_without_inspect(call, most - 1)) if type(call) is FunctionType else None
+
+
+def _bound(parameters: Optional[List[Parameter]]) -> Optional[List[Parameter]]:
+    """Return the parameters without that of the object itself."""
+    return parameters[1:] if parameters and parameters[0].kind == "place" else parameters
+
+
+def _left_by_partial(parameters: List[Parameter], given: int, keywords: Any) -> List[Parameter]:
+    """Return the parameters that functools.partial leaves; what follows one that it names needs its name."""
+    left: List[Parameter] = []
+    needs_name = False
+    for one in parameters[min(given, sum(one.kind == "place" for one in parameters)) :]:
+        is_given = one.name in keywords
+        needs_name = needs_name or (is_given and one.kind == "place")
+        if one.kind == "place" and needs_name:
+            one = one._replace(kind="keyword")
+        if one.kind != "rest" or not needs_name:
+            left.append(one._replace(has_default=one.has_default or is_given))
+    return left
 
 
 def _plain_signature(function: FunctionType) -> List[Parameter]:

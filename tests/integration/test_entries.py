@@ -43,6 +43,14 @@ def test_a_start_in_any_form_is_called_as_it_wants(algorithm: str, tmp_path: Pat
     assert (run.status, run.outputs) == (0, [FORMS[algorithm]]), run.stderr
 
 
+@pytest.mark.parametrize("algorithm", ["is_a_bound_method", "is_a_callable_object", "is_a_partial"])
+def test_an_inspect_py_beside_the_entry_does_not_run_in_code_of_ours(algorithm: str, tmp_path: Path) -> None:
+    shutil.copy(ALGORITHMS / f"{algorithm}.py", tmp_path / "main.py")
+    (tmp_path / "inspect.py").write_text("raise SystemExit('not to be imported')\n", encoding="utf-8")
+    run = run_tasks(str(tmp_path), [1, 2], cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, [FORMS[algorithm]]), run.stderr
+
+
 def test_a_function_written_in_c_is_called(tmp_path: Path) -> None:
     run = run_tasks("is_a_builtin.py", [1, 2], cwd=tmp_path)
     assert run.status == 0 and isinstance(run.outputs[0], int) and run.outputs[0] > 5

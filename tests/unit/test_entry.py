@@ -264,6 +264,23 @@ def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+class Model:
+    def __call__(self, args: Any, api: Any = None) -> None: ...
+
+    def method(self, args: Any, *, api: Any) -> None: ...
+
+    @decorated
+    def decorated_method(self, args: Any, /, api: Any) -> None: ...
+
+    def takes_any(*args: Any) -> None: ...  # type: ignore[misc]
+
+    @classmethod
+    def of_class(cls, args: Any) -> None: ...
+
+    @staticmethod
+    def of_none(args: Any) -> None: ...
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -271,6 +288,18 @@ def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
         decorated(plain_one),
         decorated(decorated(plain_two)),
         decorated(functools.partial(plain_one, 1)),
+        functools.partial(plain_one, 1, 2, 3, model="m"),
+        functools.partial(plain_two, 1),
+        functools.partial(plain_two, third=5),
+        functools.partial(plain_one, api=5),
+        functools.partial(functools.partial(plain_one, 1), size=5, other=6),
+        Model().method,
+        Model().decorated_method,
+        Model().takes_any,
+        Model.of_class,
+        Model.of_none,
+        Model(),
+        functools.partial(Model(), 1),
         takes_none,
         takes_default,
         takes_all,
@@ -282,7 +311,7 @@ def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
     ],
     ids=lambda function: getattr(function, "__name__", "partial"),
 )
-def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., Any]) -> None:
+def test_what_start_may_be_is_read_as_inspect_reads_it(function: Callable[..., Any]) -> None:
     kinds = {
         inspect.Parameter.VAR_POSITIONAL: "rest",
         inspect.Parameter.KEYWORD_ONLY: "keyword",
@@ -294,11 +323,22 @@ def test_a_plain_function_is_read_as_inspect_reads_it(function: Callable[..., An
     ]
 
 
-def test_a_decorated_function_is_read_without_inspect(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (decorated(decorated(plain_two)), ["first", "second", "third", "last"]),
+        (Model().method, ["args", "api"]),
+        (Model(), ["args", "api"]),
+        (functools.partial(plain_two, 1, third=2), ["second", "third", "last"]),
+    ],
+    ids=["decorated", "method", "object", "partial"],
+)
+def test_what_is_no_class_is_read_without_inspect(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], expected: list[str]
+) -> None:
     """The user may have a file of that name."""
     monkeypatch.setitem(sys.modules, "inspect", None)
-    names = [one.name for one in entry._signature(decorated(decorated(plain_two))) or ()]
-    assert names == ["first", "second", "third", "last"]
+    assert [one.name for one in entry._signature(function) or ()] == expected
 
 
 def test_a_decorated_function_that_wraps_itself_is_called_as_any_other() -> None:
