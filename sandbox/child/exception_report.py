@@ -226,7 +226,8 @@ def _source_read_alone(frame: _StackFrame) -> str:
     return ""
 
 
-def _is_library(filename: str) -> bool:
+def is_library(filename: str) -> bool:
+    """Whether the file is of the standard library or an installed package."""
     return filename.startswith((*_LIBRARIES, "<")) or _is_installed(filename)
 
 
@@ -241,7 +242,7 @@ def _place(frames: List[_StackFrame], folder: str) -> str:
         if frame.filename.startswith(folder + os.sep) and not _is_installed(frame.filename):
             own = frame
     if own is None:
-        own = next((one for one in reversed(frames) if not _is_library(one.filename)), None)
+        own = next((one for one in reversed(frames) if not is_library(one.filename)), None)
     if own is None:
         return ""
     return f"{_relative(own.filename, folder)}:{own.lineno} in {own.name}"
@@ -269,7 +270,7 @@ def _relative(filename: str, folder: str) -> str:
 
 def _shown(frames: List[_StackFrame], folder: str, source: Callable[[_StackFrame], str]) -> str:
     """Return the frames from the first one of the user's on; of many, the two ends."""
-    first = next((i for i, one in enumerate(frames) if not _is_library(one.filename)), 0)
+    first = next((i for i, one in enumerate(frames) if not is_library(one.filename)), 0)
     shown, left_out = frames[first:], []
     if len(shown) > 20:
         left_out = [f"  … {len(shown) - 16} more calls …"]
@@ -357,7 +358,7 @@ def is_deliberate(error: BaseException) -> bool:
         if trace.tb_next is not None and not (is_exit and _is_exit_of_site(trace.tb_next.tb_frame)):
             trace = trace.tb_next
         code, at = trace.tb_frame.f_code, trace.tb_lasti
-        if is_ours(trace.tb_frame) or _is_library(code.co_filename):
+        if is_ours(trace.tb_frame) or is_library(code.co_filename):
             return False
         return is_exit or (at >= 0 and code.co_code[at : at + 1] == _RAISE)  # a frame of Cython has no code
     except Exception:  # noqa: BLE001 - no memory; or something of the user's that is like no other

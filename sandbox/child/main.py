@@ -27,7 +27,9 @@ import sys
 from typing import FrozenSet, NoReturn
 
 from ..shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
+from ..shared.import_messages import DeepImport
 from .await_stacks import write_await_stacks
+from .deep_imports import DeepImports
 from .exit_stack import write_exit_stack
 from .frame_socket import FrameSocket, move_high, receive_setup
 from .memory_reserve import notice_lost_threads, report_threads_without_memory
@@ -77,4 +79,6 @@ def _server(tasks: int, control: int, fault: int) -> TaskServer:
     else:
         server = TaskServer(channel, _socket.socket(fileno=control), setup)
     report_threads_without_memory(server.reserve, server.thread_lost)
+    # Before the finders that find modules.
+    sys.meta_path.insert(0, DeepImports(lambda place: channel.send(0, DeepImport(place))))
     return server

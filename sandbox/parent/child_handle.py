@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ..shared.channel import ChannelError
+from ..shared.import_messages import DeepImport
 from ..shared.limits import Limits
 from ..shared.message_format import ProcessMessage, Wire
 from ..shared.messages import Loaded, Protection, Sample, StillRunning
@@ -105,6 +106,7 @@ class Child:
         self.helpers: list[int] | None = None
         #: Whether it may run processes without saying so: since the others were ended, it has named none.
         self.may_run_more = False
+        self._imports_at = ""  #: the user's line that has begun the last deep import
         #: When the memory of its own process was read last, on the monotonic clock, and what it was in bytes.
         self.memory_read: tuple[float, int] = (float("-inf"), 0)
         self._state = ChildState.STARTING
@@ -206,6 +208,8 @@ class Child:
             self.still_running = (*message.names, *([f"{more} more"] if more > 0 else ()))
             self.helpers = message.helpers or []
             self.may_run_more = False
+        elif isinstance(message, DeepImport):
+            self._imports_at = message.place
         self._listener.on_message(self, task, message)
 
     def _channel_broken(self, error: ChannelError) -> None:
@@ -238,7 +242,7 @@ class Child:
         self._pipes.drain(DRAIN_READS)
         stack = user_stack(fault_text(self._fault))
         self._close()
-        self._listener.on_exit(self, with_stack(exit, stack))
+        self._listener.on_exit(self, with_stack(exit, stack)._replace(imports_at=self._imports_at))
 
     def _close(self) -> None:
         for timer in self._timers:

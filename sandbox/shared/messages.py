@@ -5,7 +5,7 @@
     parent -> child    Setup, Begin, BeginAndStart, Initialize, UseFolder, Start  (task socket, main thread)
                        StopTask, EndProcess, Reply                                (control socket and thread)
     child -> parent    Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall,
-                       Progress, Problem, EndedProcessesPeak, StillRunning
+                       Progress, Problem, EndedProcessesPeak, StillRunning, DeepImport
     see also           pool_messages.py and supervision_messages.py (hkrunner.Pool), storage_messages.py,
                        stream_messages.py, user_process_messages.py (--in-process)
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Type
 
+from .import_messages import DeepImport
 from .isolation_policy import Isolation
 from .message_format import ProcessMessage, Wire
 from .stream_messages import AskStream, StreamRefused, UseStream
@@ -394,5 +395,5 @@ TO_CHILD = _by_kind(Setup, Begin, BeginAndStart, Initialize, UseFolder, Start, U
 TO_CONTROL = _by_kind(StopTask, EndProcess, Reply)
 FROM_CHILD = _by_kind(
     *(Loaded, LoadFailed, TaskRead, Initialized, Done, Failed, StopReturned, ApiCall),
-    *(Progress, Problem, EndedProcessesPeak, StillRunning, AskStream),
+    *(Progress, Problem, EndedProcessesPeak, StillRunning, DeepImport, AskStream),
 )

@@ -89,6 +89,7 @@ class Exit(NamedTuple):
     kept: tuple[tuple[str, int], ...] = ()
     kept_count: int = 0
     stack: str = ""
+    imports_at: str = ""  #: the user's line that has begun the last deep import
     last_lines: tuple[str, ...] = ()
     ran_before: tuple[str, ...] = ()
     loaded: bool = True
@@ -150,7 +151,7 @@ def _what(exit: Exit, during: str) -> str:
             return f"the algorithm's process ended {during}: {exit.detail}"
         case Cause.EXITED:
             text = f"the algorithm ended its process with code {exit.code} {during}"
-            place = _place(exit.stack)  # of os._exit()
+            place = place_of(exit).partition("at ")[2]  # of os._exit()
             return f"{text}{f' ({place})' if place else ''}{_near_limit(exit)}"
         case Cause.SIGNALLED:
             name = signal_name(exit.signal or 0)
@@ -250,25 +251,47 @@ def _memory(exit: Exit, breach: LimitBreach) -> str:
     if breach.is_refusal:
         how = f"with code {exit.code}" if exit.signal is None else f"by {signal_name(exit.signal)}"
         text += f"; more was refused, and it ended {how}"
-    place = _place(exit.stack)
+    place = place_of(exit)
     if place:
-        text += f"; it was at {place}"
+        text += f"; it was {place}"
     option = option_for_memory(int(breach.used), int(breach.allowed), exit.origins)
     # Without limits, the kernel would end the container.
     measure = "" if option.startswith("a container") else ", or --no-limits to see what it needs"
     return f"{text}. Try {option}{measure}"
 
 
-_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.M)
-_LIBRARY = re.compile(r"/(site|dist)-packages/|/python\d[.\d]*/|^<")
+_FRAME = re.compile(r'  File "(.+)", line (\d+) in (.+)')
+#: Of 100 frames; with those of the import itself, the stack then has DEEP of child/deep_imports.py.
+IMPORT_MAX = 30
+_LIBRARY = re.compile(r".*/(?:(?:site|dist)-packages|python\d[.\d]*)/|<")
 
 
-def _place(stack: str) -> str:
-    """Return `file:line in function` of the innermost frame outside of libraries; "" if there is none."""
-    for path, line, function in _FRAME.findall(stack):
-        if not _LIBRARY.search(path):
-            return f"{path.rpartition('/')[2]}:{line} in {function}"
-    return ""
+def place_of(exit: Exit) -> str:
+    """Return where the code was: `at file:line in function`, of the innermost frame outside of libraries, and
+    the module of a library that was being imported there; "" if neither is known.
+
+    Of a deep import, faulthandler's 100 frames end before the user's: the child tells the line then, from a
+    certain depth on.
+    """
+    importing = cut = where = ""
+    count = 0
+    for line in exit.stack.splitlines():
+        frame = _FRAME.fullmatch(line)
+        if frame is None:
+            cut = importing if line == "  ..." else ""
+            importing, count = "", 0  # the stack of another thread begins
+            continue
+        count += 1
+        path, number, function = frame.groups()
+        library = _LIBRARY.match(path)
+        if library is None:
+            return f"at {path.rpartition('/')[2]}:{number} in {function}{importing and ', '}{importing}"
+        if function == "<module>" and path[0] != "<" and not importing and count <= IMPORT_MAX:
+            name = re.sub(r"(/__init__)?\.pyc?$", "", path[library.end() :]).replace("/", ".")
+            importing = f"importing {name}"
+            where = where or importing
+    # The child has told the line of its main thread, which comes last.
+    return f"at {exit.imports_at}, {cut}" if cut and exit.imports_at else where
 
 
 def _after(breach: LimitBreach) -> str:

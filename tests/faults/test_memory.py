@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import statistics
 import struct
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_an_array_that_might_be_sparse_is_ended_when_it_is_filled_and_its_line_i
     assert_is_about_memory(run.tasks[0], run.status)
     # It is 1 GiB. How far a limit is exceeded is measured where no other test runs beside it.
     assert run.tasks[0]["peakMemBytes"] < 768 * MI
+
+
+def test_memory_that_ends_deep_in_an_import_is_reported_with_the_line_that_imports(tmp_path: Path) -> None:
+    """faulthandler writes 100 frames, of which this import alone takes more."""
+    entry = tmp_path / "main.py"
+    shutil.copy(ALGORITHMS / "limits_fills_memory_deep_in_an_import.py", entry)
+    run = run_tasks(entry, [1], args=(*LIMIT, "--mem-mode", "rss"), cwd=tmp_path)
+    code, message = error_of(run.tasks[0])
+    assert code == "OUT_OF_MEMORY"
+    assert "; it was at main.py:15 in start, importing deep_39. Try --mem" in message.splitlines()[0]
+    assert_is_about_memory(run.tasks[0], run.status)
 
 
 def test_an_allocation_that_no_machine_can_make_is_a_matter_of_the_limit_too(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hkrunner.sandbox.shared import messages, stream_messages, user_process_messages
 from hkrunner.sandbox.shared.channel import ChannelError, Frame, FrameReader
+from hkrunner.sandbox.shared.import_messages import DeepImport
 from hkrunner.sandbox.shared.message_format import (
     PROTOCOL_VERSION,
     Memfd,
@@ -144,6 +145,7 @@ MESSAGES = [
     StreamStage("quiesced"),
     StreamProblem("3 dropped"),
     StillRunning(["thread Thread-1"], 7),
+    DeepImport("alg.py:3 in start"),
     EndAsked(130),
     LastWord(3),
 ]

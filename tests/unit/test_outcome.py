@@ -11,6 +11,7 @@ from hkrunner.sandbox.shared.outcome import (
     Exit,
     LimitBreach,
     left_behind,
+    place_of,
     report,
     sentence,
     signal_name,
@@ -91,6 +92,43 @@ def test_processes_and_files_that_were_left_are_reported_and_counted() -> None:
     assert lines[1] == "shared memory left by the algorithm was removed: /dev/shm/psm_1 (3 MiB)"
     assert "was kept: /dev/shm/x (1.0 MiB)" in lines[2] or "was kept: /dev/shm/x (1 MiB)" in lines[2]
     assert lines[3] == "these could not be ended, the kernel holds them: 9"
+
+
+IMPORTING = """Thread 0x1 (most recent call first):
+  File "/v/lib/python3.11/site-packages/lib/fast/_core.py", line 9 in make
+  File "<string>", line 1 in <module>
+  File "/v/lib/python3.11/site-packages/lib/fast/__init__.py", line 4 in <module>
+  File "<frozen importlib._bootstrap>", line 241 in _call_with_frames_removed
+  File "/usr/lib/python3/dist-packages/other.py", line 2 in <module>"""
+DEEP = '  File "/usr/lib/python3.11/json/decoder.py", line 1 in decode\n'
+OWN = '  File "/home/me/alg.py", line 5 in start'
+
+
+@pytest.mark.parametrize(
+    ("stack", "place"),
+    [
+        (OWN, "at alg.py:5 in start"),
+        (f"{IMPORTING}\n{OWN}", "at alg.py:5 in start, importing lib.fast"),
+        (f"{IMPORTING}\n  ...", "at alg.py:2 in load, importing lib.fast"),
+        (f"{IMPORTING}\n  ...\nCurrent thread 0x2 (most recent call first):\n{OWN}", "at alg.py:5 in start"),
+        (f"{IMPORTING}\n  ...\nThread 0x2 (most recent call first):\n{DEEP}\n  ...", "importing lib.fast"),
+        (f"{DEEP * 40}{IMPORTING.splitlines()[-1]}\n  ...", ""),
+        (DEEP, ""),
+        ("", ""),
+    ],
+)
+def test_the_place_of_a_stack_is_the_users_line_and_the_module_that_it_imports(
+    stack: str, place: str
+) -> None:
+    """Of a deep import, faulthandler's frames do not reach the user's line, which the child has told before.
+
+    It was told for another import if none is close to the end of the stack.
+    """
+    assert place_of(Exit(Cause.MEMORY, stack=stack, imports_at="alg.py:2 in load")) == place
+
+
+def test_a_deep_import_whose_line_is_not_known_is_named_by_its_module() -> None:
+    assert place_of(Exit(Cause.MEMORY, stack=f"{IMPORTING}\n  ...")) == "importing lib.fast"
 
 
 def test_stack_and_last_lines_come_after_the_sentence() -> None:
