@@ -7,7 +7,7 @@ from typing import Any
 
 from ...boards.runs.task_ids import TaskIds
 from ...sandbox.shared.messages import Protection
-from ...sandbox.shared.outcome import Exit, left_behind, report
+from ...sandbox.shared.outcome import Cause, Exit, left_behind, place_of, report
 from ..console.event_sink import EventSink
 from ..console.terminal import Output
 from ..protocol.messages import printable
@@ -163,7 +163,13 @@ class ChildNotices:
         self._output.warn(f"✘ {when}: {report(exit, during=during)}")
 
     def left_behind(self, exit: Exit) -> None:
-        """The child has left processes or shared memory behind, which were removed or kept."""
+        """The child has ended after its last task, or had to be killed, and may have left things behind."""
+        if exit.cause is Cause.STOPPED:
+            place = place_of(exit)
+            where = f"; it was {place}" if place else ""
+            self._output.warn(
+                f"● the algorithm's process did not end when asked, and was killed after --grace{where}"
+            )
         for line in left_behind(exit):
             self._output.say(f"  {line}")
 

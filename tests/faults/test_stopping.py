@@ -80,6 +80,18 @@ def test_what_happens_at_the_end_does_not_change_the_result(algorithm: str, tmp_
     assert (run.status, run.outputs) == (0, ["served"])
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "place"),
+    [("hangs_in_exit", "; it was at hangs_in_exit.py:13 in exit"), ("leaves_a_thread", "")],
+)
+def test_a_process_that_does_not_end_after_its_last_task_is_reported(
+    algorithm: str, place: str, tmp_path: Path
+) -> None:
+    run = run_tasks(f"{algorithm}.py", [1], args=GRACE, cwd=tmp_path)
+    said = f"● the algorithm's process did not end when asked, and was killed after --grace{place}\n"
+    assert said in run.stderr
+
+
 def test_what_exit_raises_is_reported(tmp_path: Path) -> None:
     run = run_tasks("raises_in_exit.py", [1], cwd=tmp_path)
     assert "OSError: the database is gone in exit() (raises_in_exit.py:9 in exit)" in run.stderr
