@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hkrunner.runner.io.loop import Loop
-from hkrunner.sandbox.parent.frame_receiver import FrameReceiver
+from hkrunner.sandbox.parent.frame_receiver import MANY, FrameReceiver
 from hkrunner.sandbox.shared.channel import ChannelError
 from hkrunner.sandbox.shared.message_format import ProcessMessage, encode
 from hkrunner.sandbox.shared.messages import FROM_CHILD, Problem
@@ -100,3 +100,14 @@ def test_the_end_comes_once_after_all_that_was_sent(receiving: Receiving) -> Non
     receiving.receiver.resume()
     receiving.loop.turn(0)
     assert receiving.texts == ["one"] and receiving.ends == [False] and receiving.receiver.has_ended
+
+
+def test_a_flood_of_messages_is_handled_a_few_at_a_time(receiving: Receiving) -> None:
+    receiving.receiver.resume()
+    receiving.say(*["x"] * (MANY + 1))
+    assert len(receiving.texts) == MANY + 1, "the first is seen only once it is there"
+    receiving.messages.clear()
+    receiving.say(*["x"] * (MANY + 1))
+    assert 0 < len(receiving.texts) < MANY
+    receiving.receiver.drain()
+    assert len(receiving.texts) == MANY + 1
