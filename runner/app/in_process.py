@@ -30,7 +30,7 @@ from ..io.loop import Loop
 from ..settings.cluster_options import SECRET_VARIABLES
 from ..settings.settings import Settings
 
-#: The supervisor's code. As in python_api.py, no folder of the user's is on its path.
+#: The supervisor's code. As in python_api/begin.py, no folder of the user's is on its path.
 _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path);"
     "from hkrunner.runner.entry_point import look_last_in_python_path; look_last_in_python_path();"

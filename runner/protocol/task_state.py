@@ -56,7 +56,8 @@ class Event(Enum):
     CHILD_INITIALIZED = auto()  #: the user's init() has returned
     CHILD_DONE = auto()  #: start() has returned, the result is there
     CHILD_FAILED = auto()  #: the user's code has raised
-    CHILD_QUITS = auto()  #: the code cannot be loaded, or has called sys.exit(): the child ends by itself
+    #: The code cannot be loaded, has called sys.exit(), or has lost its stream: the child ends by itself.
+    CHILD_QUITS = auto()
     CHILD_GONE = auto()  #: no process of the child is left, whatever ended it
     CHILD_GONE_EARLY = auto()  #: the same, before it began the task: another child can take the task
     USAGE_KNOWN = auto()  #: the final usage of the task has arrived, or is given up
@@ -84,7 +85,7 @@ class Action(Enum):
     CHILD_INTERRUPT = auto()  #: kill the child because the user has asked twice
     ARM_GRACE = auto()
     DISARM_GRACE = auto()
-    MEASURE = auto()  #: ask for the task's final usage, if the task lasted long enough
+    MEASURE = auto()  #: ask for the final usage of a task that lasted; end what it has left (--end-children)
     POST_INITIALIZED = auto()
     POST_STARTED = auto()
     POST_ANSWER = auto()  #: `done` or `errorMessage`: what the child has answered

@@ -188,7 +188,7 @@ class ActiveTask:
     def need_series(self, *, is_ending: bool = False) -> ResourceSeries | None:
         """Return the curves to add to, with the folder that they need; None: the task has no record.
 
-        is_ending: metrics that it has not written by now are not waited for.
+        is_ending: ALGO_METRICS_DIR is not led to its run folder any more; close() moves what was written.
         """
         record = self.record
         if record is None:

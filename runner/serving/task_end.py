@@ -65,9 +65,9 @@ class TaskEnd:
         self._replaces_streaming = bool(settings.code.argv) and not streaming.is_local
 
     def measure(self) -> None:
-        """Ask for the final usage of a task that lasted; a short one has it already."""
+        """Ask for the final usage of a task that lasted, or has left something that is to be ended."""
         control, task = self._control, self._control.task
-        assert task is not None, "the child has answered for it"
+        assert task is not None, "the table asks for this during a task only"
         usage, failure = task.usage, task.failure
         if self._settings.serving.storage is not None:
             if control.state is State.ANSWERED and failure is None and not task.storing:
