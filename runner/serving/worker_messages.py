@@ -193,11 +193,12 @@ class WorkerMessageHandler:
         child, task = self._pool.child, self._control.task
         if child is None or task is None or self._control.state not in WORKING:
             return  # its task is over: nothing waits for it
+        if message.blob is not None:
+            # Whoever gets it reads it in its own time: this memory is not used again for the next message.
+            message.blob.disown()
         if self._storage is not None:
             self._storage.answer(task, message)
         elif message.blob is None:
             child.reply(task.number, message.data)
         else:
             child.reply(task.number, Memfd(message.blob.fd, message.blob.size))
-            # The child reads it in its own time: this memory is not used again for the next message.
-            message.blob.disown()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hkrunner.runner.link.connection import BLOB_MIN, WorkerMessage
+from hkrunner.runner.link.message_memory import MessageMemoryPool
 from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import task_storage
 from hkrunner.runner.serving.task_storage import CALLS_MAX
@@ -147,6 +150,31 @@ def test_a_child_waits_while_many_of_its_calls_are_at_the_storage(
     client.waiting = 0
     client.answer(ForWorker(b'{"command":"startSpan"}', 3))
     assert one.child.is_listened_to
+
+
+def test_a_large_answer_to_a_call_is_not_written_over_before_the_storage_process_has_read_it(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(storage=StorageSettings())
+    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
+    one.initialize()
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    one.child_reads()
+    memory = MessageMemoryPool(one.loop)
+    texts = [
+        b'{"command":"algorithmExecutionDone","data":"%b"}' % (letter * BLOB_MIN) for letter in (b"a", b"b")
+    ]
+    sent = []
+    monkeypatch.setattr(client, "ask", lambda what, wire, on_answer: sent.append(os.dup(wire.fd)))
+    for text in texts:
+        blob = memory.new(len(text))
+        blob.map[:] = text
+        one.link.listener.on_link_message(WorkerMessage(b"", blob))
+    for fd, text in zip(sent, texts, strict=True):
+        assert os.pread(fd, len(text), 0) == text
+        os.close(fd)
+    memory.close()
 
 
 def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
