@@ -196,6 +196,11 @@ class ChildPool:
             self._leaving.add(child)
             child.kill(Cause.RECYCLED)
 
+    def kill_leaving(self) -> None:
+        """Kill the children whose end was asked for: their grace is over."""
+        for child in list(self._leaving):
+            child.kill(Cause.INTERRUPTED)
+
     def gone(self, child: Child, exit: Exit) -> ChildRole:
         """Forget a child of which nothing is left; return what it was until now.
 

@@ -200,6 +200,7 @@ class Supervisor:
     def shutdown(self, status: int) -> None:
         """Shut down: the user's stop(), the grace, exit(), no process left. The second call kills."""
         if self._was_shut_down:
+            self._pool.kill_leaving()
             self._control.step(Event.KILL_NOW)
             return
         self._was_shut_down = True

@@ -183,6 +183,20 @@ def test_a_second_interrupt_kills_at_once(serve: Serve) -> None:
     assert failure is not None and "second interrupt" in failure.message
 
 
+def test_a_second_interrupt_also_kills_a_process_that_was_to_end_by_itself(serve: Serve) -> None:
+    one = serve(grace_s=60.0)
+    one.run_to(State.RUNNING)
+    one.child_fails(ends=True)
+    one.supervisor.shutdown(130)
+    one.turn()
+    assert one.state is State.EXITED and one.finished == 0
+    one.supervisor.shutdown(130)
+    (child,) = one.children
+    assert child.kill_cause is Cause.INTERRUPTED
+    child.goes()
+    assert one.finished == 1
+
+
 def test_an_interrupt_while_exit_runs_at_the_workers_wish_gives_it_the_grace_and_a_second_one_kills(
     serve: Serve,
 ) -> None:
