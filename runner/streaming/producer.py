@@ -29,6 +29,8 @@ OUTSTANDING_MAX = 1024
 FRAME_MAX = 64 * 1024
 #: A longer duration is not credible.
 DURATION_MAX_MS = 1e12
+#: Least time of a message that is reported: HKube's auto-scaler rounds to 0.01 ms, and 0 ends all replicas.
+ROUND_TRIP_LEAST_MS = 0.01
 #: A message is dropped when so many consumers were gone before it was done: it may be what ends them, and
 #: those behind it would wait for ever.
 RETURNS_MAX = 5
@@ -170,10 +172,10 @@ class Producer:
         if signal == signals.READY:
             self._on_ready(consumer)
         elif signal == signals.DONE:
-            self._on_done(consumer, self._duration_of(data))
+            self._on_done(consumer, [self._duration_of(data)])
         elif signal == signals.DONES and _is_whole(data):
-            for (duration_ms,) in signals.DURATION.iter_unpack(data[signals.READYS.size :]):
-                self._on_done(consumer, duration_ms)
+            durations = signals.DURATION.iter_unpack(data[signals.READYS.size :])
+            self._on_done(consumer, [one for (one,) in durations])
             self._on_ready(consumer, signals.READYS.unpack_from(data)[0])
         elif signal == signals.BYE:
             self._not_ready(consumer)
@@ -205,17 +207,21 @@ class Producer:
         except (ValueError, TypeError, LookupError, OverflowError):
             return 0.0
 
-    def _on_done(self, consumer: ConnectedConsumer, duration_ms: float) -> None:
-        if not consumer.taken:
+    def _on_done(self, consumer: ConnectedConsumer, durations_ms: Sequence[float]) -> None:
+        """Count the oldest messages that the consumer has as done; they share the time until now."""
+        count = min(len(durations_ms), len(consumer.taken))
+        if not count:
             return
-        if not 0.0 <= duration_ms < DURATION_MAX_MS:
-            duration_ms = 0.0  # whatever a consumer sends, the worker gets a number
-        _, sent_at = consumer.taken.popleft()
         now = time.monotonic()
         # A message that was sent ahead has waited for the one before it.
-        began = max(sent_at, consumer.done_at)
+        began = max(consumer.taken[0][1], consumer.done_at)
         consumer.done_at = now
-        self.samples[consumer.node].responded(duration_ms, (now - began) * 1000)
+        each_ms = max((now - began) * 1000 / count, ROUND_TRIP_LEAST_MS)
+        responded = self.samples[consumer.node].responded
+        for duration_ms in durations_ms[:count]:
+            consumer.taken.popleft()
+            # Whatever a consumer sends, the worker gets a number.
+            responded(duration_ms if 0.0 <= duration_ms < DURATION_MAX_MS else 0.0, each_ms)
 
     # ---- consumers that are gone
 

@@ -412,6 +412,18 @@ def test_a_consumer_may_ask_for_anything_and_gets_what_it_may_have(nodes: Nodes)
     nodes.until(lambda found: nodes.queue.size >= 2990, "what it had, back in the queue")
 
 
+def test_messages_that_are_done_at_once_share_their_time_and_no_message_takes_none(nodes: Nodes) -> None:
+    one = nodes.producer._consumers[b"one"] = ConnectedConsumer(signals.OURS + b"one", "B")
+    for waited_s, least_ms in ((1.0, 100.0), (-1.0, 0.01)):  # HKube's auto-scaler wants no replica for 0 ms
+        nodes.send(*range(10))
+        sent_at = time.monotonic() - waited_s
+        one.taken.extend((message, sent_at) for message in nodes.producer._next_messages("B", 10))
+        done = signals.READYS.pack(0) + signals.DURATION.pack(0.0) * 10
+        nodes.producer._on_frames(b"one", signals.DONES, b"", done)
+        times = nodes.producer.samples["B"].take()["durations"]
+        assert len(times) == 10 and min(times) == max(times) >= least_ms
+
+
 class Served:
     """A socket process, run by the test, of node A before B; the test has the sockets of parent and child."""
 
