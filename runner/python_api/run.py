@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -118,21 +119,29 @@ def _is_iterable(value: Any) -> bool:
 
 def _write_tasks(file: IO[bytes], inputs: Iterable[Any]) -> int:
     count = 0
+    lost: str | None = None  #: the place of the first number that JSON has not
     for value in inputs:
-        file.write(_json_of(value, f"inputs[{count}]").encode() + b"\n")
+        text, is_converted = _json_of(value, f"inputs[{count}]")
+        file.write(text.encode() + b"\n")
+        if is_converted and lost is None:
+            from ...sandbox.codec import not_finite  # late: most inputs need it not
+
+            lost = not_finite.place_of_first(value, f"inputs[{count}]")
         count += 1
+    if lost is not None:
+        warnings.warn(f"{lost} is NaN or Infinity; JSON has neither, so the code gets None", stacklevel=3)
     file.seek(0)
     return count
 
 
-def _json_of(value: Any, place: str) -> str:
-    """Return an input as JSON, converted as a result of start() is; raises SettingsError naming the place."""
+def _json_of(value: Any, place: str) -> tuple[str, bool]:
+    """Return an input as JSON, and whether it was converted as a result is. Raises SettingsError."""
     if codec.is_native(value, "json"):
         # What it refuses after all is behind the first values, or is a NaN: the conversion decides.
         with contextlib.suppress(TypeError, ValueError, RecursionError):
-            return json.dumps(value, allow_nan=False, separators=(",", ":"))
+            return json.dumps(value, allow_nan=False, separators=(",", ":")), False
     try:
-        return json.dumps(codec.plain(value, "json", place), allow_nan=False, separators=(",", ":"))
+        return json.dumps(codec.plain(value, "json", place), allow_nan=False, separators=(",", ":")), True
     except codec.ResultInvalid as error:
         raise SettingsError(str(error)) from None
 

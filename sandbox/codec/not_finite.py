@@ -20,12 +20,12 @@ LOOKED_AT = 10_000
 _ITSELF = object()
 
 
-def place_of_first(value: Any) -> str | None:
+def place_of_first(value: Any, name: str = "result") -> str | None:
     """Return the place of a NaN or an Infinity among the first LOOKED_AT values, None where there is none."""
     if type(value) is float:
-        return None if math.isfinite(value) else "result"
+        return None if math.isfinite(value) else name
     left = LOOKED_AT
-    waiting: collections.deque[tuple[str, Any]] = collections.deque([("result", value)])
+    waiting: collections.deque[tuple[str, Any]] = collections.deque([(name, value)])
     while waiting and left > 0:
         place, one = waiting.popleft()
         for key, item in itertools.islice(_items(one, left), left):

@@ -238,7 +238,10 @@ def test_inputs_are_converted_as_results_are() -> None:
         ({1}, decimal.Decimal("1.10"), b"\x00\xff"),
         [numpy.datetime64("2024-01-01T00:00:00", "ns"), [0] * 2000, {2}],
     ]
-    assert [result.output for result in hkrunner.run(entry, inputs)] == [
+    with pytest.warns(UserWarning, match=r"^inputs\[1\]\[2\] is NaN or Infinity; JSON has") as told:
+        results = hkrunner.run(entry, inputs)
+    assert [one.filename for one in told] == [__file__]
+    assert [result.output for result in results] == [
         [0, 1, 2],
         [0.5, {"at": "2024-02-29", "path": "/a"}, None],
         [[1], "1.10", "AP8="],
