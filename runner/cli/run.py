@@ -55,6 +55,8 @@ def _run(entry_argument: str | None, **values: Any) -> None:
         raise SettingsError("--command starts the algorithm itself: leave the entry out")
     if values.get("again") is not None:
         values.update(_recorded(values))
+        if entry_argument is not None:
+            values["entry"] = entry_argument
         if not _is_on_command_line("on"):
             values["on"] = None  # it ran on this machine, whatever cluster the variable names
     try:

@@ -266,21 +266,9 @@ def settings_of_task(state_dir: str, task: str) -> tuple[dict[str, Any], str]:
 
 
 def _again(state_dir: str, task: str, arguments: tuple[str, ...]) -> None:
-    from ..settings.cluster_options import LOCAL
-    from ..settings.options import OPTIONS
-
-    settings, input = settings_of_task(state_dir, task)
-    flags: list[str] = []
-    for option in OPTIONS:
-        value = settings.get(option.name)
-        if value is None or value is False:
-            continue
-        for each in value if isinstance(value, list) else [value]:
-            flags += [option.flags[-1]] if each is True else [f"{option.flags[-1]}={each}"]
     from .main import main_with
 
-    # It ran on this machine, whatever cluster the variable names.
-    main_with(["run", "--on", LOCAL, *flags, "--state-dir", state_dir, "--input", input, *arguments])
+    main_with(["run", "--again", task, "--state-dir", state_dir, *arguments])
 
 
 def _rm(state_dir: str, tasks: tuple[str, ...], keep: int | None) -> None:

@@ -206,6 +206,14 @@ def test_further_options_change_what_is_run_again(tmp_path: Path) -> None:
     assert json.loads(ended.stdout)["memLimitBytes"] == 400 << 20, ended
 
 
+def test_an_input_or_an_entry_that_is_given_replaces_the_recorded_one(tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text("def start(args): return ['other', *args['input']]\n")
+    run_tasks(INPUT_BACK, [1], cwd=tmp_path)
+    for again in (("runs", "again", "t1"), ("--again", "t1")):
+        assert run_hkrunner(*again, "-i", "5", cwd=tmp_path).stdout == "[5]\n"
+        assert run_hkrunner(*again, "other.py", cwd=tmp_path).stdout == '["other",1]\n'
+
+
 def test_a_task_that_failed_fails_again_with_its_status(tmp_path: Path) -> None:
     run_tasks("raises.py", ["misbehave"], cwd=tmp_path)
     ended = runs(tmp_path, "again", "t1")
