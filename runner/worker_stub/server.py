@@ -7,6 +7,7 @@ connection, session.py its messages.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +30,8 @@ __all__ = ["Answer", "LocalTask", "LocalWorker"]
 
 #: Connections in their handshake. With one more, the oldest is closed: silent ones must not block others.
 HANDSHAKES_MAX = 16
+#: Without a network, or in a service that may not use it (systemd's RestrictAddressFamilies).
+_NO_NETWORK = (errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EPERM, errno.ENOSYS)
 
 
 class LocalWorker:
@@ -64,14 +67,16 @@ class LocalWorker:
     def listen(self, host: str = "127.0.0.1", port: int = 0) -> int:
         """Listen; return the port. Raises OSError when it is in use, HkrunnerError when unreachable."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family)
         try:
+            self._listener = socket.create_server((host, port), family=family)
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect(self._listener.getsockname())  # sends nothing
         except OSError as error:
+            if error.errno not in _NO_NETWORK:
+                raise
             raise HkrunnerError(
-                f"nothing can connect to hkrunner's own worker at {host}: {error.strerror}; bring up the"
-                " network's loopback interface (ip link set lo up)"
+                f"nothing can connect to hkrunner's own worker at {host}: {error.strerror}; it needs the"
+                " network's loopback interface (ip link set lo up), and sockets of its kind"
             ) from None
         self._listener.setblocking(False)
         self._loop.on_readable(self._listener, self._accept)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
 from hkrunner.runner.console.task_report import ProgressLog, progress_line
+from hkrunner.runner.errors import HkrunnerError
 from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.protocol.result import Result
 from hkrunner.runner.settings.storage_settings import StorageSettings
 from hkrunner.runner.storage.errors import StorageError
 from hkrunner.runner.worker_stub.catalog import DEPTH_MAX, SLOTS, Catalog
+from hkrunner.runner.worker_stub.server import LocalWorker
 from hkrunner.runner.worker_stub.session import Session, SessionListener
 from hkrunner.runner.worker_stub.spans import UNFINISHED, Spans
 from hkrunner.runner.worker_stub.stored_values import StoredValues
@@ -409,3 +414,18 @@ def test_spans_nest_and_what_is_open_ends_with_the_task() -> None:
     assert (inner["durationMs"], inner["tags"], inner["error"]) == (1000, {"b": 2}, "boom")
     assert (outer["durationMs"], outer["error"]) == (3000, UNFINISHED)
     assert not spans.finish({}, None)
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EPERM, errno.ENOSYS])
+def test_a_service_that_may_not_use_the_network_is_reported_in_one_sentence(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **keywords: object) -> socket.socket:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(socket, "create_server", refuse)
+    loop = Loop()
+    worker = LocalWorker(loop, on_answer=lambda answer: None, on_problem=lambda text: None)
+    with pytest.raises(HkrunnerError, match=os.strerror(number)):
+        worker.listen()
+    loop.close()
