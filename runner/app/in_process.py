@@ -60,7 +60,7 @@ def run(settings: Settings, where: Location) -> int:
                     pass_fds=fds,
                     start_new_session=True,
                 )
-            except OSError as error:
+            except FileNotFoundError as error:
                 raise HkrunnerError(f"the supervisor could not be started: {error}") from None
     for name in SECRET_VARIABLES:
         os.environ.pop(name, None)
@@ -78,9 +78,14 @@ def run(settings: Settings, where: Location) -> int:
             post_mortem=settings.local_run.pdb,
             quit_ends=settings.local_run.is_local,
         )
+        watcher = supervisor_end.watch()
     except EOFError:
         return supervisor_end.status()
-    server.serve(supervisor_end.watch())
+    except (OSError, RuntimeError, MemoryError):  # no thread or descriptor left for us
+        supervisor.kill()  # it would report this process as killed by somebody
+        supervisor.wait()
+        raise
+    server.serve(watcher)
     return supervisor_end.status()
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from ...sandbox.linux.kernel import hide_from_same_user
 from ...sandbox.linux.remove_tree import remove_tree
 from ..errors import HkrunnerError
-from ..io.standard_streams import fill_standard_streams
+from ..io.standard_streams import fill_standard_streams, write_to_stderr
 from .in_process import UserProcessAttachment
 from .run import run_with
 
@@ -31,12 +31,21 @@ def begin() -> NoReturn:
         hide_from_same_user()
     fds = {"tasks": tasks, "control": control, "news": news, "fault": fault}
     fill_standard_streams()
+    has_failed = False
     try:
         status = run_with(settings, where, UserProcessAttachment(pid, fds))
     except HkrunnerError as error:
-        print(f"hkrunner: {error}", file=sys.stderr)
+        write_to_stderr(f"hkrunner: {error}\n")
         status = error.exit_status
-    if os.getppid() != pid:  # the user's process was killed, and could not remove its folders
+    except (OSError, RuntimeError, MemoryError, SystemError) as error:
+        from .surroundings import explain
+
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        write_to_stderr(f"hkrunner: {sentence}\n")
+        status, has_failed = 1, True
+    if has_failed or os.getppid() != pid:  # the user's process ends without removing its folders
         for folder in settings.code.temporary_folders:
             remove_tree(folder)
     sys.exit(status)

@@ -181,7 +181,7 @@ def main_with(args: list[str] | None) -> NoReturn:
 
 def _explain(error: BaseException) -> str | None:
     try:
-        from .surroundings import explain
+        from ..app.surroundings import explain
     except OSError:  # too many open files, for this import as well
         return "too many open files: raise the limit (ulimit -n)"
     return explain(error)

@@ -135,8 +135,13 @@ class LocalWorker:
 
     def _accept(self) -> None:
         assert self._listener is not None
-        with contextlib.suppress(OSError):
+        try:
             sock, _ = self._listener.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise  # the connection waits, and this would be called for it again and again
+            return
+        with contextlib.suppress(OSError):
             if self._client is not None:
                 # HKube's worker would accept it and then lose both connections.
                 self._refuse()

@@ -101,36 +101,6 @@ def test_a_missing_working_folder_is_reported_in_one_sentence(command: str, tmp_
     one_sentence(run_in(tmp_path, prelude, *command.split()), "the working folder does not exist any more")
 
 
-def test_few_open_files_make_no_difference_or_are_reported_in_one_sentence(tmp_path: Path) -> None:
-    for count in (6, 9, 12, 15):
-        ended = run_in(tmp_path, f"ulimit -n {count};", "-e", ADDS, "-i", "1", "--no-state")
-        one_sentence(ended, "oo many open files")
-        assert ended.status in (1, 4) and "ulimit -n 64" in ended.stderr
-    ended = run_in(tmp_path, "ulimit -n 32;", "-e", ADDS, "-i", "1", "--no-state")
-    assert (ended.status, ended.stdout) == (0, "1\n"), ended.stderr
-
-
-@pytest.mark.parametrize("option", ["-v 30000", "-v 20000", "-d 20000", "-d 15000", "-d 12000", "-d 8000"])
-def test_too_little_memory_for_hkrunner_itself_is_reported_in_one_sentence(
-    option: str, tmp_path: Path
-) -> None:
-    ended = run_in(tmp_path, f"ulimit {option};", "-e", ADDS, "-i", "1", "--no-state")
-    assert ended.status in (1, 4, 137) and "Traceback" not in ended.stderr, ended.stderr
-    assert f"ulimit {option[:2]}" in ended.stderr, ended.stderr
-
-
-@pytest.mark.parametrize("tasks", [0, 1, 2, 3])
-def test_few_processes_are_reported_in_one_sentence(tasks: int, tmp_path: Path) -> None:
-    give_to_bounded(tmp_path)
-    command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1", "--no-state"], tasks=tasks)
-    ended = run(command, cwd=tmp_path)
-    if tasks == 3 and ended.status == 0:  # the thread that connects had ended before the third process began
-        assert ended.stdout == "1\n"
-        return
-    assert ended.status in (1, 4)
-    assert "Traceback" not in ended.stderr and "ulimit -u" in ended.stderr, ended.stderr
-
-
 def test_a_user_without_a_name_or_a_home_makes_no_difference(tmp_path: Path) -> None:
     give_to_bounded(tmp_path)
     command = bounded_command([HKRUNNER, "-e", ADDS, "-i", "1"], tasks=200)
