@@ -154,11 +154,16 @@ def exit_without_warden(
 ) -> Exit:
     """Return how a child ended whose warden was lost for this reason; the other arguments as in exit_of()."""
     others = [ProcessMemory(*one) for one in ended if one.pid != pid and one.name not in NOT_LEFT]
-    cause = Cause.NOT_STARTED if problem else kill[0] if kill is not None else Cause.WARDEN_LOST
+    if problem:
+        cause, detail = Cause.NOT_STARTED, problem
+    elif kill is None or kill[0] is Cause.CHANNEL_BROKEN:  # only the warden knows whether the child has ended
+        cause, detail = Cause.WARDEN_LOST, why
+    else:
+        cause, detail = kill
     return Exit(
         cause,
         pid=pid,
-        detail=problem or why,
+        detail=detail,
         others=tuple(others[:NAMED]),
         others_count=len(others),
         left=tuple(ProcessMemory(*one) for one in left),

@@ -215,13 +215,16 @@ class WardedChild(Child):
     def _tell_warden(self, message: ProcessMessage, *, fds: Iterable[int] = ()) -> None:
         if self._state is ChildState.GONE:
             return
-        # A warden that is gone is noticed by the lifeline's EOF.
-        with contextlib.suppress(OSError):
+        try:
             self._lifeline.settimeout(WARDEN_READS_S)
             data = encode(0, message)
             # The descriptors travel with the first bytes.
             sent = socket.send_fds(self._lifeline, [data], list(fds)) if fds else 0
             self._lifeline.sendall(data[sent:])
+        except TimeoutError:  # it is stopped, and may have half a message
+            self._later(0, lambda: self._on_warden_lost("it reads no messages"))
+        except OSError:
+            pass  # it is gone, which the lifeline's EOF tells
         self._lifeline.setblocking(False)
 
     # ---- messages of the warden

@@ -10,6 +10,7 @@ import pytest
 from hkrunner.sandbox.linux import process_tree
 from hkrunner.sandbox.linux.oom_counter import OomWatch
 from hkrunner.sandbox.parent import orphan_cleanup, warded_child
+from hkrunner.sandbox.parent.child_handle import CHANNEL_GRACE_S
 from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST
 from hkrunner.sandbox.shared.limits import MI
@@ -162,11 +163,37 @@ def test_a_warden_that_ends_without_a_report_is_the_cause(started: FakeWarden) -
 
 
 def test_a_warden_that_does_not_answer_a_kill_is_given_up(started: FakeWarden) -> None:
-    started.child.kill(Cause.STOPPED)
+    started.child.kill(Cause.TASK_TIMEOUT, "3 s")
     started.after(WARDEN_DEADLINE_S + 0.1)
     started.until_gone()
     (exit,) = started.seen.exits
-    assert (exit.cause, exit.detail) == (Cause.STOPPED, "it did not answer")
+    assert (exit.cause, exit.detail) == (Cause.TASK_TIMEOUT, "3 s")
+
+
+def test_a_child_whose_warden_does_not_say_that_it_has_ended_is_not_accused_of_closing_its_socket(
+    started: FakeWarden,
+) -> None:
+    started.tasks.close()
+    started.turn()
+    started.after(CHANNEL_GRACE_S + 0.1)
+    started.after(WARDEN_DEADLINE_S + 0.1)
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.WARDEN_LOST, "it did not answer")
+
+
+def test_a_warden_that_reads_nothing_is_given_up(
+    started: FakeWarden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warded_child, "WARDEN_READS_S", 0.01)
+    for number in range(100_000):
+        started.child.ask(number)
+        started.loop.turn(0)
+        if started.process.was_killed:
+            break
+    started.until_gone()
+    (exit,) = started.seen.exits
+    assert (exit.cause, exit.detail) == (Cause.WARDEN_LOST, "it reads no messages")
 
 
 def test_what_the_warden_had_no_time_to_end_is_ended_before_the_end_is_reported(
