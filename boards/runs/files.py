@@ -46,6 +46,12 @@ def safe_part(text: str, *, limit: int = NAME_MAX_BYTES) -> str:
     return part
 
 
+def with_suffix(text: str, suffix: object) -> str:
+    """Return the text as one part of a path, with a dot and the suffix behind it."""
+    end = f".{suffix}"
+    return safe_part(text, limit=NAME_MAX_BYTES - len(end)) + end
+
+
 def is_part(text: str) -> bool:
     """Whether the text may be one part of a path, and is printed safely, as what safe_part() returns."""
     return text not in ("", ".", "..") and _UNSAFE.search(text.replace("%", "")) is None

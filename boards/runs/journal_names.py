@@ -10,7 +10,7 @@ import re
 import time
 from typing import NamedTuple
 
-from .files import ProcessIdentity, read_json_bytes, safe_part
+from .files import ProcessIdentity, read_json_bytes, safe_part, with_suffix
 from .journal_format import BEGIN, HEAD, SUFFIX, records_in
 from .layout import Layout
 from .owner_lock import may_live
@@ -69,7 +69,7 @@ class JournalNames:
             may_be_others = not self._lock()
             self._read_others()
         if may_be_others:
-            name = _with_suffix(task, os.urandom(4).hex())
+            name = with_suffix(task, os.urandom(4).hex())
         else:
             name = self._repeated(task) if task in self._repeats else safe_part(task)
         while (key := hash(name)) in self._latest or key in self._earlier or self._has_folder(name):
@@ -80,7 +80,7 @@ class JournalNames:
     def _repeated(self, task: str) -> str:
         """Return the next name for a task id that was given before."""
         number = self._repeats[task] = self._repeats.get(task, 1) + 1
-        return _with_suffix(task, str(number))
+        return with_suffix(task, number)
 
     @property
     def others_wait(self) -> bool:
@@ -200,8 +200,3 @@ class JournalNames:
                     self._remember(hash(json.loads(found[1])))
         self._growing[run] = file._replace(at=file.at + end)
         return head
-
-
-def _with_suffix(task: str, text: str) -> str:
-    suffix = f".{text}"
-    return safe_part(task, limit=255 - len(suffix)) + suffix

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from . import owner_lock
-from .files import is_empty_folder, read_bytes, replace_file, safe_part
+from .files import is_empty_folder, read_bytes, replace_file, safe_part, with_suffix
 from .task_ids import local_job_id
 
 if TYPE_CHECKING:
@@ -101,8 +101,7 @@ class Layout:
         number = self._repeats.get(task, 1)
         while True:
             number += 1
-            suffix = f".{number}"
-            name = safe_part(task, limit=255 - len(suffix)) + suffix
+            name = with_suffix(task, number)
             if _make_new(f"{self.tasks}/{name}"):
                 self._repeats[task] = number
                 return name
@@ -146,8 +145,7 @@ class Layout:
                 if is_empty_folder(folder):
                     return folder
                 number += 1
-                suffix = f".{number}"
-                folder = f"{parent}/{safe_part(name, limit=255 - len(suffix))}{suffix}"
+                folder = f"{parent}/{with_suffix(name, number)}"
 
     def claim_orphaned_run(self) -> str:
         """Make a metrics folder for files whose task is unknown, and return its path. Raises OSError."""
