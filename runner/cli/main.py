@@ -156,9 +156,9 @@ def main_with(args: list[str] | None) -> NoReturn:
             "container or virtual machine."
         )
     fill_standard_streams()
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # it was closed, and Python has no file for it
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     try:
         command.main(args, prog_name="hkrunner", standalone_mode=False)
         status = 0

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from support.local import ALGORITHMS
 from support.processes import runs
-from support.programs import run_hkrunner
+from support.programs import HKRUNNER, run, run_hkrunner
 from support.scripted_worker import ScriptedWorker
 from support.terminals import AtTerminal, at_terminal
 from support.waiting import wait_until
@@ -201,6 +201,16 @@ def test_what_needs_another_process_is_refused_in_one_sentence(tmp_path: Path) -
         ended = run_hkrunner(ENTRY, *inputs("x"), "--in-process", *args, cwd=tmp_path, input="1")
         assert ended.status == 2
         assert ended.stderr.startswith(f"hkrunner: {sentence}"), ended.stderr
+
+
+def test_the_debugger_of_a_closed_stdin_ends_as_that_of_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text("def start(args):\n    raise ValueError('mine')\n")
+    for stdin in ("<&-", "</dev/null"):
+        command = f'exec "$0" alg.py -i 1 --pdb {stdin}'
+        ended = run(["sh", "-c", command, HKRUNNER], cwd=tmp_path)
+        assert ended.status == 1 and "failed: ALGORITHM_ERROR: ValueError: mine (alg.py:2" in ended.stderr, (
+            ended
+        )
 
 
 def test_code_that_cannot_be_loaded_opens_the_debugger_too(tmp_path: Path) -> None:
