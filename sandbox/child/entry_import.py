@@ -22,7 +22,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ..shared.entry import Entry, Location, entry_of
+from ..shared.entry import Entry, EntryError, Location, entry_of
 
 #: The package for the algorithm's folder, and where it is found.
 STAND_IN = "algorithm_unique_folder"
@@ -41,6 +41,8 @@ def load(where: Location, *, bare: FrozenSet[str], python_path: List[str]) -> En
     # For the stand-in package, and for `__main__`, in this process and in those that it spawns.
     os.environ["_HKRUNNER_ENTRY"] = name
     os.environ["_HKRUNNER_ENTRY_FILE"], os.environ["_HKRUNNER_ENTRY_FOLDER"] = where.file, folder
+    if where.file and not os.path.lexists(where.file):  # it was there when hkrunner began
+        raise EntryError("ENTRY_NOT_FOUND", f"{where.shown} is not in {where.folder} any more")
     return entry_of(importlib.import_module(name), where)
 
 

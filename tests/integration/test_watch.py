@@ -140,6 +140,17 @@ def test_the_descriptor_and_a_file_of_variables_are_read_again(tmp_path: Path) -
     assert program.stdout == ['["1",null]', '["2",null]', '["2","3"]', '["2","3"]', '["2","4"]']
 
 
+def test_code_that_is_gone_is_no_missing_package(tmp_path: Path) -> None:
+    save(tmp_path / "my_alg.py", returns("1"))
+    with serving("my_alg.py", "-i", "1", "--watch", cwd=tmp_path) as program:
+        wait_for_runs(program, 1)
+        (tmp_path / "my_alg.py").unlink()
+        program.wait_for_line(f"ENTRY_NOT_FOUND: my_alg.py is not in {tmp_path} any more", deadline_s=20)
+        save(tmp_path / "my_alg.py", returns("2"))
+        program.wait_for_line("2", stream="stdout", deadline_s=20)
+        assert end(program) in (0, 130)
+
+
 def test_code_that_changes_its_own_files_does_not_run_for_ever(tmp_path: Path) -> None:
     code = (
         "import os, time\ndef start(args):\n"
