@@ -158,10 +158,10 @@ class TaskStorage:
             child.listen(False)
 
     def _resume(self) -> None:
-        """Read the messages of the child again, if it waits; if the worker is slow, the link does that."""
+        """Read the messages of the child again, if it waits."""
         child, self._paused = self._paused, None
-        if child is not None and not self._replies.is_congested:
-            child.listen(True)
+        if child is not None:
+            self._replies.resume(child)
 
     def answer(self, task: ActiveTask, message: WorkerMessage) -> None:
         """Carry an answer of the worker over to the child."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ...boards.runs.task_record import TaskRecord
+from ...sandbox.parent.child_handle import Child
 from ..io.loop import Loop
 from ..link.answer_blob import AnswerBlob
 from ..protocol import encoding, messages
@@ -103,11 +104,6 @@ class WorkerReplies:
         if self._control.state in WORKING:
             self._post(encoding.encode(self._encoding, {"command": "progress", "data": data}))
 
-    @property
-    def is_congested(self) -> bool:
-        """Whether the worker is slow: the child waits until it has taken some of what was posted."""
-        return self.link is not None and self.link.congested
-
     def statistics(self, items: Sequence[Any]) -> None:
         """Post the statistics of a streaming task; dropped while the worker is slow."""
         if self.link is not None and not self.link.congested:
@@ -153,6 +149,13 @@ class WorkerReplies:
             child = self._pool.child
             child.listen(False)
             link.on_relieved = lambda: child.listen(True)
+
+    def resume(self, child: Child) -> None:
+        """Read the messages of a child that has waited; if the worker is slow, once it has taken some."""
+        if self.link is not None and self.link.congested:
+            self.link.on_relieved = lambda: child.listen(True)
+        else:
+            child.listen(True)
 
     # ---- signs of life
 
