@@ -133,6 +133,12 @@ class Journal:
         """As end(), with the facts as a line of JSON, an object that has a member at least."""
         self._append(record_pieces(END, b'{"number":%d,%b' % (number, facts[1:]), wire))
 
+    def prepare(self) -> None:
+        """Begin the file of the next task if that needs a new one: no task has to wait for it (0.1 ms)."""
+        if (self._tasks_left <= 0 or self._at > _FILE_BYTES_MAX) and self._common is not None:
+            self._begin_file(*self._common)
+            self._reserve(_OUTCOME_BYTES)
+
     def moved(self, number: int) -> None:
         """Record that the task's folder has its whole record from now on."""
         self._append(record_pieces(MOVED, to_json({"number": number})))

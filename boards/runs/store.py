@@ -128,6 +128,12 @@ class Store:
             self._last = record
         return record
 
+    def prepare_next(self) -> None:
+        """Do now what the record of the next task would wait for. Never raises."""
+        if self._journal is not None:
+            with contextlib.suppress(OSError):  # the next task meets the same error, and reports it
+                self._journal.prepare()
+
     def forget_before(self, number: int) -> None:
         """Remove the tasks in the journal with lower numbers. Raises OSError."""
         if self._journal is not None:

@@ -221,6 +221,7 @@ class TaskEnd:
             self._pool.served += 1
             self._look_after(child, task, result)
         self._on_result(result)
+        self._opener.prepare_next()
 
     def _look_after(self, child: Child, task: ActiveTask, result: Result) -> None:
         """Tell what the task has left running, warn of a leak, and replace a child that has served enough."""

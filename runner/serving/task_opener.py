@@ -82,6 +82,11 @@ class TaskOpener:
             # The protection that others have begins no new file of the journal.
             self.open(task, names or {}, self._common[0] if self._common is not None else None)
 
+    def prepare_next(self) -> None:
+        """Do now what the next task would wait for."""
+        if self._store is not None:
+            self._store.prepare_next()
+
     def is_repeated(self, task: ActiveTask, message: WorkerMessage) -> bool:
         """Whether the message is the initialize of this very task: only a task id can show that."""
         if task.ids is None:

@@ -944,3 +944,24 @@ def test_processes_that_begin_in_the_same_second_have_journals_of_their_own(
         store.close()
     assert [record.problems for record in records] == [[], []]
     assert told(root) == [("a", "succeed"), ("a.2", "succeed")]
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_the_last_task_of_a_file_has_the_next_file_made_for_which_no_task_waits_then(
+    refuses: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(root, keep=64)  # sixteen tasks a file
+    for number in range(16):
+        record = end(begin(store, f"t{number}"))
+        assert len(journals(root)) == 1
+        if refuses and number == 15:
+            monkeypatch.setattr(Journal, "_begin_file", refuse)
+        store.prepare_next()
+    monkeypatch.undo()
+    assert len(journals(root)) == (1 if refuses else 2)
+    record.add_problem("seen late")
+    end(begin(store, "next"))
+    store.close()
+    assert [name for name, _ in told(root)] == [*(f"t{number}" for number in range(16)), "next"]
+    assert show_task(root, "t15").facts["problems"] == ["seen late"]
+    assert len(journals(root)) == 2
