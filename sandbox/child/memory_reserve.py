@@ -9,6 +9,7 @@ Python 3.8 and newer.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import select
@@ -39,6 +40,10 @@ STACK_TRIES = 3
 LOST_THREAD_S = 0.1
 
 
+#: Returns the error that was handled when another was raised. To get this function itself takes memory.
+_context_of: Callable[[BaseException], object] = BaseException.__dict__["__context__"].__get__
+
+
 class MemoryReserve:
     """Memory that is reserved and never touched, so that none is used: bytes(n) comes from calloc."""
 
@@ -51,14 +56,18 @@ class MemoryReserve:
         First the reserve is released, which takes no memory; then the brake is raised: the warden sets it
         again when it looks next.
         """
-        if not _is_of_memory(error):
-            return
+        try:
+            if not _is_of_memory(error):
+                return
+        except MemoryError:  # for the question itself
+            pass
         self._reserved = b""
         _raise_brake(RAISE_BYTES)
 
     def restore(self) -> None:
-        """Reserve it again, if there is room."""
+        """Reserve it again, if there is room: that of circles of the user's, which the error has held."""
         if not self._reserved:
+            gc.collect()
             with contextlib.suppress(MemoryError):
                 self._reserved = bytes(RESERVE_BYTES)
 
@@ -76,9 +85,9 @@ def _raise_brake(more: int) -> bool:
 
 def _is_of_memory(error: BaseException) -> bool:
     """Whether it is a MemoryError, or was raised while one was handled."""
-    # Not isinstance() and not error.__context__: both would ask the user's class, which may raise.
-    context = BaseException.__dict__["__context__"].__get__(error)
-    return issubclass(type(error), MemoryError) or issubclass(type(context), MemoryError)
+    # Not isinstance() and not error.__context__: both would ask the user's class, which may raise. The first
+    # takes no memory.
+    return issubclass(type(error), MemoryError) or issubclass(type(_context_of(error)), MemoryError)
 
 
 def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str], None]) -> None:

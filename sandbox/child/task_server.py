@@ -114,11 +114,11 @@ class TaskServer:
             task, message = received
             if isinstance(message, self._beginnings):
                 self._serve(task, message)
+                self.reserve.restore()
                 if self._may_accelerate:
                     self._served += 1
                     if self._served >= ENOUGH_TASKS or self._channel.stays_quiet(PAUSE_S):
                         self._accelerate()
-                self.reserve.restore()
         self._end()
 
     def _accelerate(self) -> None:

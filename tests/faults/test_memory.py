@@ -86,6 +86,16 @@ def test_memory_that_ends_deep_in_an_import_is_reported_with_the_line_that_impor
     assert_is_about_memory(run.tasks[0], run.status)
 
 
+@pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_a_task_that_has_taken_the_last_byte_is_answered(mode: str, tmp_path: Path) -> None:
+    """The reserve for the answer was released after a question that itself took memory."""
+    entry = "limits_fills_memory_with_a_circle.py"
+    run = run_tasks(entry, ["misbehave"], cwd=tmp_path, args=("--mem", "64Mi", "--mem-mode", mode))
+    task = run.tasks[0]
+    assert (task["reason"], run.status) == ("MemoryLimit", 137)
+    assert f"{entry}:" in task["error"]["message"].splitlines()[0]
+
+
 def test_an_allocation_that_no_machine_can_make_is_a_matter_of_the_limit_too(tmp_path: Path) -> None:
     run = misbehave("limits_numpy_ones.py", ["misbehave", 10**15], cwd=tmp_path)
     code, message = error_of(run.tasks[0])

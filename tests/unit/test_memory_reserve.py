@@ -1,0 +1,49 @@
+"""The reserve for the answer to a MemoryError is released without memory, and comes back."""
+
+from __future__ import annotations
+
+import gc
+from weakref import ref
+
+import pytest
+from hkrunner.sandbox.child import memory_reserve
+from hkrunner.sandbox.child.memory_reserve import MemoryReserve
+
+
+class Circle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def without_memory(_error: BaseException) -> object:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("error", [MemoryError(), SystemError()])
+def test_it_is_released_although_the_question_finds_no_memory(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_reserve, "_context_of", without_memory)
+    monkeypatch.setattr(memory_reserve, "_raise_brake", lambda _more: False)
+    reserve = MemoryReserve()
+    reserve.release_after(error)
+    assert not reserve._reserved
+    reserve.restore()
+    assert reserve._reserved
+
+
+def test_circles_that_the_error_has_held_are_freed_before_the_next_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_reserve, "_raise_brake", lambda _more: False)
+    reserve = MemoryReserve()
+    gc.disable()
+    try:
+        held = ref(Circle())
+        reserve.restore()
+        assert held() is not None, "only after a MemoryError"
+        reserve.release_after(MemoryError())
+        reserve.restore()
+        assert held() is None
+    finally:
+        gc.enable()
