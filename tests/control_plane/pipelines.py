@@ -22,8 +22,9 @@ from support import node_wrapper, python_wrapper
 
 #: Of the links between workers and programs.
 ENCODINGS = ("json", "bson", "msgpack")
-#: Of the storage, and of what programs send to each other. A stream has no json.
-STORAGE_ENCODINGS = ("msgpack", "bson", "json")
+#: Of the storage, and of what programs send to each other. With json HKube's own fail: its wrapper for Python
+#: cannot write a result, and its driver cannot read one with the header that its wrapper for Node writes.
+STORAGE_ENCODINGS = ("msgpack", "bson")
 #: hkrunner and HKube's wrapper for Python; hkrunner with HKube's wrapper for Node, and that wrapper alone.
 PODS = ("ours-py", "theirs-py", "ours-js", "theirs-js")
 #: In these streams each program is once the source, a stateless node, a stateful one and the last, and sends
@@ -211,8 +212,7 @@ def main(hkrunner: str, checkout: Path) -> int:
             pipelines.start_pods(number)
             yield pipelines.passes_values
             yield pipelines.calls_each_other
-            if encoding != "json":
-                yield pipelines.passes_messages
+            yield pipelines.passes_messages
 
     for encoding in STORAGE_ENCODINGS:
         say(f"storage and messages: {encoding}")
