@@ -152,6 +152,8 @@ def watch_peer(sock: socket.socket) -> None:
 
 def reason_of(error: BaseException) -> str:
     """Return what went wrong in a few words for a user."""
+    if isinstance(error.__context__, socket.gaierror):
+        error = error.__context__  # which the package wraps
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, socket.gaierror):
@@ -164,4 +166,6 @@ def reason_of(error: BaseException) -> str:
         return error.strerror.lower()
     # The package puts all headers of a refused handshake behind this mark.
     text = printable(str(error).partition("\n")[0].partition(" -+-+- ")[0])
+    if text.startswith("Handshake status"):
+        return f"what answers there is no worker ({text.lower()})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

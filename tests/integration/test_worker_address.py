@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -90,7 +92,22 @@ def test_an_unknown_host_is_reported(tmp_path: Path) -> None:
     )
     assert ended.status == 5
     assert "no-such-host.invalid" in ended.stderr
+    assert "the host name is not known (" in ended.stderr and "Exception" not in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_web_server_in_the_place_of_the_worker_is_told_as_one(tmp_path: Path) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"ws://127.0.0.1:{server.server_port}/nothing-there"
+            ended = run_hkrunner("--entry", OBEYS, "--url", url, "--connect-timeout", "3", cwd=tmp_path)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert ended.status == 5 and "Exception" not in ended.stderr
+    assert "what answers there is no worker (handshake status 404 file not found)" in ended.stderr, ended
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:3000", "127.0.0.1:3000", "ws://", "ws://127.0.0.1:port"])
