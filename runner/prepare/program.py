@@ -70,6 +70,11 @@ def of_command(command: str, path: str | None, settings: Settings, environ: Mapp
         raise SettingsError("--command names no program")
     found = _executable(os.path.expanduser(words[0]), folder, settings, environ)
     if found is None:
+        if os.path.isfile(os.path.join(folder, words[0])):
+            raise EntryNotFound(
+                f"ENTRY_NOT_FOUND: {words[0]} in {folder} is no program (--command): name the one that runs"
+                f" it (--command 'python3 {words[0]}'), or make it one: chmod +x, and ./ before its name"
+            )
         raise EntryNotFound(f"ENTRY_NOT_FOUND: no program {words[0]} in {folder} or on PATH (--command)")
     return Program((found, *words[1:]), _location(folder, words))
 

@@ -203,19 +203,25 @@ def _what(exit: Exit, during: str) -> str:
         case Cause.CHANNEL_BROKEN:
             return f"the algorithm broke the runner's channel ({exit.detail}) and was killed"
         case Cause.NOT_STARTED:
-            return f"the algorithm's process could not be started: {exit.detail}{_start_remedy(exit.detail)}"
+            return f"the algorithm's process could not be started: {exit.detail}{_start_remedy(exit)}"
         case Cause.NOT_ISOLATED:
             return f"this machine cannot provide the sandbox, and the code was not started: {exit.detail}"
         case Cause.WARDEN_LOST:
             return f"hkrunner's warden process was lost ({exit.detail}); the algorithm was killed"
 
 
-def _start_remedy(detail: str) -> str:
-    """Return what to do if the system lacks a process or a descriptor, or refuses variables; else ""."""
+def _start_remedy(exit: Exit) -> str:
+    """Return what to do about the system's error, where that is known; else ""."""
+    detail = exit.detail
+    if exit.is_program and any(os.strerror(one) in detail for one in (errno.ENOEXEC, errno.ENOENT)):
+        return (
+            "; a script begins with the line of an interpreter that is there, such as #!/bin/sh, without a"
+            " carriage return at its end"
+        )
     if os.strerror(errno.E2BIG) in detail:
         return (
-            "; a variable (--env, --env-file, algorithmEnv) may have 128 KiB at most, and all together"
-            " a quarter of the stack (ulimit -s): put what is larger into a file"
+            "; a variable (--env, --env-file, algorithmEnv) may have 128 KiB at most, and all together 1 MiB:"
+            " put what is larger into a file"
         )
     if os.strerror(errno.EMFILE) in detail:
         return "; raise the limit before hkrunner starts (ulimit -n 64)"

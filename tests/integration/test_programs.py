@@ -35,6 +35,16 @@ def run_program(
     return Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
 
+@pytest.mark.parametrize("first", ["echo without a line of an interpreter", "#!/nowhere/sh", "#!/bin/sh\r"])
+def test_a_script_that_cannot_be_started_is_told_with_a_remedy(first: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_bytes(first.encode() + b"\n")
+    script.chmod(0o755)
+    run = run_program(1, cwd=tmp_path, command="./script")
+    assert run.status == 4 and len(run.stderr.splitlines()) == 1, run.stderr
+    assert "a script begins with the line of an interpreter that is there, such as #!/bin/sh" in run.stderr
+
+
 def test_a_program_gets_what_python_code_gets(tmp_path: Path) -> None:
     value = {"text": "ünï😀", "numbers": [1, 2.5, None, True]}
     run = run_program(

@@ -51,6 +51,8 @@ def test_a_command_is_found_on_the_path_or_in_its_folder(tmp_path: Path, tools: 
     ("text", "path", "error", "sentence"),
     [
         ("none app.js", None, EntryNotFound, "ENTRY_NOT_FOUND: no program none in "),
+        ("./app.py x", None, EntryNotFound, "ENTRY_NOT_FOUND: ./app.py in "),
+        ("app.py", None, EntryNotFound, "ENTRY_NOT_FOUND: app.py in "),
         ("./none", None, EntryNotFound, "ENTRY_NOT_FOUND: no program ./none in "),
         ("node app.js", "nowhere", EntryNotFound, "ENTRY_NOT_FOUND: no folder nowhere in "),
         ("node 'app.js", None, SettingsError, '--command "node \'app.js": No closing quotation'),
@@ -65,9 +67,11 @@ def test_a_command_that_cannot_be_started_is_one_sentence(
     error: type[HkrunnerError],
     sentence: str,
 ) -> None:
+    (tmp_path / "app.py").touch()
     with pytest.raises(error) as caught:
         command(text, tmp_path, tools, path)
     assert str(caught.value).startswith(sentence)
+    assert ("chmod +x" in str(caught.value)) == ("app.py" in text)
 
 
 def test_nodejs_is_hkubes_wrapper_with_the_entry(tmp_path: Path, tools: dict[str, str]) -> None:
