@@ -18,7 +18,7 @@ IN_AN_ERROR = b"While an error was handled:\n"
 
 
 def write_exit_stack(fault: int) -> None:
-    """Have os._exit() with another status than 0 write the stack of its caller to this file first.
+    """Have os._exit() write the stack of its caller to this file first.
 
     Not in processes that the user's code forks, nor where our own code ends the process.
     """
@@ -26,7 +26,7 @@ def write_exit_stack(fault: int) -> None:
 
     def _exit(status: int) -> NoReturn:
         with contextlib.suppress(BaseException):  # no memory, no descriptor: the process ends in any case
-            if isinstance(status, int) and status and os.getpid() == owner and not is_ours(sys._getframe(1)):
+            if os.getpid() == owner and not is_ours(sys._getframe(1)):
                 if sys.exc_info()[1] is not None:
                     os.write(fault, IN_AN_ERROR)
                 faulthandler.dump_traceback(fault, all_threads=False)

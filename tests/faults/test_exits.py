@@ -14,7 +14,7 @@ EXITS = {
         "code 3 before answering (exits_at_once.py:9 in start)\n",
         "last output:\n  the last words",
     ],
-    "exits_with_success": ["code 0 before answering"],
+    "exits_with_success": ["code 0 before answering (exits_with_success.py:8 in start)"],
     "exits_in_init": ["code 3 before answering"],
 }
 
