@@ -169,13 +169,16 @@ def explain_refusal(
     return failure._replace(message=f"{first}; {hint}{line}{rest}")
 
 
-def refused_all_the_same(held: HeldBack, limits: Limits, limit_bytes: int, *, is_before: bool = False) -> str:
+def refused_all_the_same(
+    held: HeldBack, limits: Limits, limit_bytes: int, *, peak_bytes: int = 0, is_before: bool = False
+) -> str:
     """Return what to say of a task that ended well although it was held back at its memory limit.
 
-    `is_before`: it was held back before the task began, while the code was loaded.
+    `peak_bytes`: its peak, which may have been above the limit, too briefly to end it. `is_before`: it was
+    held back before the task began, while the code was loaded.
     """
     used, limit = format_bytes(held.memory_bytes), format_bytes(limit_bytes)
-    option = option_for_memory(held.memory_bytes, limit_bytes, limits.origins)
+    option = option_for_memory(max(held.memory_bytes, peak_bytes), limit_bytes, limits.origins)
     by = set_by("memory_bytes", limits.origins)
     before = "while the code was loaded, " if is_before else ""
     return (

@@ -115,7 +115,8 @@ class TaskEnd:
             if held is not None and task.limit_bytes is not None:
                 from .memory_advice import refused_all_the_same  # see below
 
-                task.problems.append(refused_all_the_same(held, self._settings.limits, task.limit_bytes))
+                limits, peak = self._settings.limits, task.peak()
+                task.problems.append(refused_all_the_same(held, limits, task.limit_bytes, peak_bytes=peak))
             if task.storing:
                 self._close(task, "succeed", answer=partial(self._replies.stored, task.storing))
             else:

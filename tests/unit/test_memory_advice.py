@@ -37,6 +37,12 @@ def test_a_refusal_that_failed_no_task_names_what_has_set_the_limit() -> None:
     assert "of 128 MiB (--mem)" in refused_all_the_same(held, Limits(), 128 * MI)
 
 
+def test_a_refusal_that_failed_no_task_is_followed_by_a_limit_that_suffices_for_the_peak() -> None:
+    held = HeldBack(7, "python3", 0, 120 * MI, 0.1)
+    told = refused_all_the_same(held, Limits(), 128 * MI, peak_bytes=400 * MI)
+    assert told.startswith("at 120 MiB of 128 MiB") and told.endswith("Try --mem 512Mi")
+
+
 @pytest.mark.parametrize("size", ["2.0 GiB", "2. GiB"])
 def test_the_size_of_a_refused_numpy_array_counts(size: str) -> None:
     text = f"MemoryError: Unable to allocate {size} for an array"
