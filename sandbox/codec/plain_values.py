@@ -267,9 +267,9 @@ def _text(value: str, encoding: str, place: str) -> str:
 def _whole(value: int, encoding: str, place: str) -> int:
     most = 2**63 if encoding == "bson" else 2**64
     if encoding not in _JSONS and not -(2**63) <= value < most:
-        raise ResultInvalid(
-            f"{shortened(place)}: int of {value.bit_length()} bits, {encoding} carries 64: return it as text"
-        )
+        room = "64" if most == 2**64 and value > 0 else "63 and a sign"
+        told = f"int of {value.bit_length()} bits, {encoding} carries {room}: return it as text"
+        raise ResultInvalid(f"{shortened(place)}: {told}")
     if value.bit_length() > LONG_BITS:
         _digits(value, place)
     return value

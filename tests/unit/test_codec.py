@@ -188,6 +188,16 @@ def test_so_many_values_that_they_cannot_fit_are_refused_before_they_are_convert
                 encode("json", {"data": value})
 
 
+@pytest.mark.parametrize(
+    ("encoding", "value", "room"),
+    [("bson", 2**63, "63 and a sign"), ("msgpack", -(2**63) - 1, "63 and a sign"), ("msgpack", 2**64, "64")],
+)
+def test_an_integer_is_told_with_the_room_that_there_is(encoding: str, value: int, room: str) -> None:
+    said = rf"^result: int of \d+ bits, {encoding} carries {room}: return it as text$"
+    with pytest.raises(codec.ResultInvalid, match=said):
+        codec.plain(value, encoding, "result")
+
+
 def test_a_range_is_converted_as_a_whole(library: str) -> None:
     assert encoded(range(2**64, 2**64 + 2)) == [2**64, 2**64 + 1]
     assert encoded({"a": range(9, 0, -4)}) == {"a": [9, 5, 1]}
