@@ -129,16 +129,17 @@ def _journal(settings: Settings, layout: Layout) -> Journal:
 
 
 def open_output_file(settings: Settings, code: str = "") -> OutputFile | None:
-    """Return the file of --output-file or None. Raises SettingsError, also if it is the code."""
+    """Return the file of --output-file or None. Raises SettingsError, also for the code and its inputs."""
     asked = settings.console.output_file
     if asked is None:
         return None
     from ..console.output_file import OutputFile
 
-    file = OutputFile(asked, settings.code.cwd)
-    if file.path == os.path.realpath(code):
-        file.discard()
-        raise SettingsError(f"--output-file {asked}: this is the code, which the results would replace")
+    file, cwd = OutputFile(asked, settings.code.cwd), settings.code.cwd
+    for path, what in ((code, "the code"), (settings.local_run.tasks or "", "the file of --tasks")):
+        if path and file.path == os.path.realpath(os.path.join(cwd, os.path.expanduser(path))):
+            file.discard()
+            raise SettingsError(f"--output-file {asked}: this is {what}, which the results would replace")
     return file
 
 

@@ -88,12 +88,14 @@ def test_results_in_a_file_are_complete_and_leave_stdout_empty(tmp_path: Path) -
 
 def test_an_unusable_output_file_is_reported_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "alg.py").write_text("raise SystemExit('it was loaded')\n")
+    (tmp_path / "in").write_text("[1]\n")
     for place, sentence in [
         ("none/out", "--output-file none/out: No such file or directory"),
         (".", "--output-file .: is a folder"),
         ("./alg.py", "--output-file ./alg.py: this is the code, which the results would replace"),
+        ("./in", "--output-file ./in: this is the file of --tasks, which the results would replace"),
     ]:
-        ended = run_hkrunner("alg.py", "-i", "1", "-o", place, cwd=tmp_path)
+        ended = run_hkrunner("alg.py", "--tasks", "in", "-o", place, cwd=tmp_path)
         assert (ended.status, ended.stderr) == (2, f"hkrunner: {sentence}\n")
     ended = run_hkrunner("alg.py", "-o", "out", cwd=tmp_path)
     assert ended.status == 2 and "give --input or --tasks with it" in ended.stderr
