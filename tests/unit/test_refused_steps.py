@@ -17,8 +17,8 @@ from hkrunner.boards.board_child import send_signal
 from hkrunner.boards.runs.files import ProcessIdentity
 from hkrunner.runner.app import build_image, in_process
 from hkrunner.runner.app.in_process import _SupervisorEnd
+from hkrunner.runner.app.surroundings import explain
 from hkrunner.runner.cli.run import values_of
-from hkrunner.runner.cli.surroundings import explain
 from hkrunner.runner.errors import HkrunnerError, SettingsError
 from hkrunner.runner.settings.from_options import settings_of
 from hkrunner.sandbox.parent.warden_launch import has_ended
