@@ -70,6 +70,7 @@ def run(settings: Settings, where: Location) -> int:
     terminal = TerminalMode(0)
     in_user_process.tell_crashes(fault)
     supervisor_end = _SupervisorEnd(supervisor, terminal)
+    server: in_user_process.UserProcessServer | None = None
     try:
         server = in_user_process.UserProcessServer(
             in_user_process.UninterruptedFrameSocket(high[0]),
@@ -78,14 +79,15 @@ def run(settings: Settings, where: Location) -> int:
             post_mortem=settings.local_run.pdb,
             quit_ends=settings.local_run.is_local,
         )
-        watcher = supervisor_end.watch()
+        server.serve(supervisor_end.watch())
     except EOFError:
-        return supervisor_end.status()
-    except (OSError, RuntimeError, MemoryError):  # no thread or descriptor left for us
-        supervisor.kill()  # it would report this process as killed by somebody
-        supervisor.wait()
+        if server is not None:
+            raise
+    except (OSError, RuntimeError, MemoryError):  # no thread, descriptor or memory left for us
+        if server is None or not server.is_loaded:
+            supervisor.kill()  # it would report this process as killed by somebody
+            supervisor.wait()
         raise
-    server.serve(watcher)
     return supervisor_end.status()
 
 

@@ -152,13 +152,17 @@ class UserProcessServer(TaskServer):
         try:
             self.run(BARE)
         except (SystemExit, _ServingEnds):
-            pass
+            self._send_news(LastWord(0))
         finally:
             os._exit = exit_now
             sys.modules["__main__"] = main
-            self._send_news(LastWord(0))
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the code was loaded."""
+        return self._entry is not None
 
     def _send_news(self, message: ProcessMessage) -> None:
         # That the supervisor is gone is noticed by the reading side.
