@@ -306,15 +306,13 @@ class TaskHandover:
     def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:
         """Whether another child may take the task of one that has died: it had not begun with it.
 
-        Only once, and only from a child that had loaded the code and died by itself: a second one would do
-        the same.
+        Only once, and only from a child that had loaded the code and died by itself, or whose memory may be
+        that of an earlier task: a second one would do the same otherwise.
         """
-        return (
-            task.message is not None
-            and self._children == 1
-            and exit.loaded
-            and exit.cause in (Cause.EXITED, Cause.SIGNALLED)
-        )
+        if task.message is None or self._children != 1 or not exit.loaded:
+            return False
+        is_of_earlier_task = exit.cause is Cause.MEMORY and self._pool.served > 0
+        return is_of_earlier_task or exit.cause in (Cause.EXITED, Cause.SIGNALLED)
 
 
 def _initialize(message: WorkerMessage) -> Initialize:

@@ -337,6 +337,20 @@ def test_a_child_that_was_killed_for_a_limit_gives_its_task_to_no_other(cause: C
     assert one.commands == ["errorMessage"]
 
 
+@pytest.mark.parametrize("methods", [("start",), ("init", "start")], ids=lambda methods: methods[0])
+def test_memory_that_an_earlier_task_has_kept_fails_no_task_that_has_not_begun(
+    methods: tuple[str, ...], serve: Serve
+) -> None:
+    one = serve(methods=methods)
+    one.run_to(State.RUNNING)
+    one.child_fails("MEMORY_ERROR")
+    one.initialize("t2")
+    one.children[0].goes(Exit(Cause.MEMORY, limit_bytes=1, loaded=True))
+    one.children[1].loads(*methods)
+    assert one.output.shows("✘ before task 2: OUT_OF_MEMORY")
+    assert one.commands.count("errorMessage") == 1 and one.state is not State.IDLE
+
+
 def test_a_repeated_initialize_while_a_second_child_prepares_is_answered_when_that_is_ready(
     serve: Serve,
 ) -> None:
