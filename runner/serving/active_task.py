@@ -54,7 +54,7 @@ class ActiveTask:
     stops_in_order: bool = False  #: whether it was asked to handle and to hand out what it has before it ends
     #: Names of the threads and processes that ran before it began: they print into the same pipes.
     ran_before: tuple[str, ...] = ()
-    lost_thread: str = ""  #: the note on a thread of this task that ended with MemoryError
+    lost_thread: str = ""  #: the note on a thread of this task that ended for want of memory
     exit: Exit | None = None
     protection: Protection | None = None  #: how its limits are enforced
     _ended: tuple[float, int, float] | None = None  #: what _end() returns

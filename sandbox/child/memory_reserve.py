@@ -1,7 +1,7 @@
 """What keeps a process answering where the brake (RLIMIT_DATA) has refused it memory.
 
 A reserve for the answer to a MemoryError, an error from Thread.start() where it would wait for ever, and word
-of threads that have ended with MemoryError.
+of threads that have ended for want of it.
 
 Python 3.8 and newer.
 """
@@ -28,6 +28,8 @@ RAISE_BYTES = 4 << 20
 #: The modules of multiprocessing.Pool, also of the copy that uses dill, and what its threads run.
 _POOLS = ("multiprocessing.pool", "multiprocess.pool")
 _POOL_THREADS = ("_handle_results", "_handle_tasks", "_handle_workers")
+#: The text of the error that a thread could not be started, in CPython.
+_NO_THREAD = "can't start new thread"
 _NO_MEMORY = "a thread of the Pool had no memory for a result"
 #: How soon a job fails that a Pool got after that.
 DROP_S = 0.05
@@ -90,9 +92,17 @@ def _is_of_memory(error: BaseException) -> bool:
     return issubclass(type(error), MemoryError) or issubclass(type(_context_of(error)), MemoryError)
 
 
-def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str], None]) -> None:
-    """Have `report` called with the name of each thread that ends with MemoryError, before it is printed.
+def _is_refused_thread(error: BaseException) -> bool:
+    """Whether a thread could not be started because the brake left no room for its stack."""
+    if type(error) is not RuntimeError or error.args != (_NO_THREAD,):
+        return False
+    return not has_room_for_a_stack()
 
+
+def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str, str], None]) -> None:
+    """Have `report` called for each thread that ends for want of memory, with its name and its error.
+
+    That is before the error is printed. It may be one that could not start another thread.
     Whatever waits for such a thread (an Event that it would set, the results of a Pool) waits for ever. The
     results of a Pool fail instead, also if its thread ended with another error: of an exception that cannot
     be unpickled, for one.
@@ -102,10 +112,13 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str]
 
     def excepthook(args: Any, /) -> None:
         error = args.exc_value
+        if error is not None and os.getpid() == pid and _is_refused_thread(error):
+            with contextlib.suppress(Exception):  # as below
+                report(getattr(args.thread, "name", "?"), f"RuntimeError: {_NO_THREAD}")
         if error is not None and _is_of_memory(error) and os.getpid() == pid:
             reserve.release_after(error)
             with contextlib.suppress(Exception):  # no memory for it: Python shows the error
-                report(getattr(args.thread, "name", "?"))
+                report(getattr(args.thread, "name", "?"), "MemoryError")
             show(args)
             with contextlib.suppress(Exception):  # what a Pool consists of differs between versions
                 _stand_in_for_thread_of_pool(args.exc_traceback, MemoryError(_NO_MEMORY))
@@ -248,7 +261,7 @@ class _ThreadBegun(threading.Event):
             if self._bootstrap() is None and not self.is_set():
                 with threading._active_limbo_lock:  # type: ignore[attr-defined]
                     threading._limbo.pop(self._thread(), None)  # type: ignore[attr-defined]
-                raise RuntimeError("can't start new thread")
+                raise RuntimeError(_NO_THREAD)
         return True
 
 

@@ -369,9 +369,9 @@ class TaskServer:
         except Exception as error:  # noqa: BLE001 - a loop may be any class of the user's
             self._report_problem("the asyncio loop could not be closed", error)
 
-    def thread_lost(self, name: str) -> None:
-        """Report a thread of the user's that has ended with MemoryError."""
-        text = f"thread {name} ended with MemoryError; what waits for it may wait for ever"
+    def thread_lost(self, name: str, error: str) -> None:
+        """Report a thread of the user's that has ended for want of memory."""
+        text = f"thread {name} ended with {error}; what waits for it may wait for ever"
         self._channel.send(0, Problem(text, thread_lost=True))
 
     def _report_problem(self, text: str, error: Optional[BaseException]) -> None:

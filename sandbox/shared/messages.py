@@ -381,7 +381,7 @@ class Problem(ProcessMessage):
 
     kind = 24
     text: str
-    thread_lost: bool = False  #: a thread has ended with MemoryError
+    thread_lost: bool = False  #: a thread has ended for want of memory
 
 
 def _by_kind(*messages: Type[ProcessMessage]) -> Dict[int, Type[ProcessMessage]]:

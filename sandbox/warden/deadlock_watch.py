@@ -15,7 +15,7 @@ WAITS_EACH_S = 0.5
 #: release must last to be taken for a deadlock.
 WAITS_AFTER_S = 10.0
 DEADLOCK_S = 1.0
-#: The same for a whole tree, which is watched without end once a thread has ended with MemoryError.
+#: The same for a whole tree, which is watched without end once a thread has ended for want of memory.
 STILL_S = 3.0
 #: After its abort, allow this time for its end: on a busy machine, writing its stacks takes a second.
 ABORTED_S = 30.0
@@ -30,11 +30,11 @@ class DeadlockWatch:
         self._kill = kill
         self._next_at = self._since = float("-inf")
         self._seen: object = None
-        self._lost_in = 0  #: the process of which a thread has ended with MemoryError; 0: none
+        self._lost_in = 0  #: the process of which a thread has ended for want of memory; 0: none
         self._lost_at = float("-inf")
 
     def thread_lost(self, pid: int, now: float) -> None:
-        """Watch this process and its tree until the task ends: a thread has ended with MemoryError."""
+        """Watch this process and its tree until the task ends: a thread has ended for want of memory."""
         self._lost_in, self._lost_at = pid, now
 
     def forget_lost_thread(self, before: float) -> None:

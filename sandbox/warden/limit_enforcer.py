@@ -187,7 +187,7 @@ class LimitEnforcer:
             brake.adjust(sampler, now)
 
     def thread_lost(self) -> None:
-        """A thread of the child has ended with MemoryError: find out whether the rest waits for ever."""
+        """A thread of the child has ended for want of memory: find out whether the rest waits for ever."""
         if self._brake is not None:
             now = time.monotonic()
             if self._brake.held_back is None:  # the memory was refused far from the limit

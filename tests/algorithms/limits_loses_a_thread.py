@@ -1,7 +1,8 @@
-"""A thread ends with MemoryError, and others wait for it.
+"""A thread ends for want of memory, and others wait for it.
 
 Input: ["event"] waits for ever for an Event, ["feed"] for a program that the thread was to feed, ["timed"] for
-the thread's end, ["pool"] for results of a Pool that are too large.
+the thread's end, ["pool"] for results of a Pool that are too large, ["starts"] for an Event of a thread that
+could not start another one.
 """
 
 import multiprocessing
@@ -34,9 +35,14 @@ def start(args, api):
         program.stdin.close()
         done.set()
 
-    thread = threading.Thread(target=work, name="works", daemon=True)
+    def start_threads():
+        wait = threading.Event().wait
+        while True:
+            threading.Thread(target=wait, daemon=True).start()
+
+    thread = threading.Thread(target=start_threads if way == "starts" else work, name="works", daemon=True)
     thread.start()
-    if way == "event":
+    if way in ("event", "starts"):
         program.kill()
         done.wait()
     if way == "feed":

@@ -86,6 +86,17 @@ def test_what_waits_for_a_thread_that_had_no_memory_is_ended_at_the_limit(
     assert "thread works ended with MemoryError; what waits for it may wait for ever" in message
 
 
+def test_what_waits_for_a_thread_that_could_start_no_other_is_ended_at_the_limit(tmp_path: Path) -> None:
+    given = ("-e", ALGORITHMS / "limits_loses_a_thread.py", "--json", "-i", '["starts"]', "-i", '["behave"]')
+    given += ("--mem", "192Mi", "--mem-mode", "brake")
+    ended = run_hkrunner(*given, cwd=tmp_path)  # not run_tasks(), as above
+    run = Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
+    assert_names_the_limit(run, 192 * MI)
+    message = error_of(run.tasks[0])[1]
+    told = "thread works ended with RuntimeError: can't start new thread; what waits for it may wait for ever"
+    assert told in message
+
+
 def test_a_thread_that_had_no_memory_is_told_though_its_task_goes_on(tmp_path: Path) -> None:
     given = ("--entry", ALGORITHMS / "limits_loses_a_thread.py", "--input", '["timed"]', "--mem", "96Mi")
     ended = run_hkrunner(*given, cwd=tmp_path)

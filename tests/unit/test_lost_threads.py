@@ -112,7 +112,7 @@ def fails(ask, kind=MemoryError, told="a thread of the Pool had no memory for a 
         raise AssertionError("it has a result")
 
 lost = []
-report_threads_without_memory(MemoryReserve(), lost.append)
+report_threads_without_memory(MemoryReserve(), lambda name, error: lost.append(name))
 for ask in (
     lambda pool: pool.map(give, range(40)),
     lambda pool: pool.map(give, range(3), chunksize=1),
