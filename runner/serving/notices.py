@@ -16,6 +16,8 @@ from ..settings.settings import NO_LIMITS, Settings
 
 #: Suppress "waiting for an HKube worker" for this long while the code loads.
 LOADING_S = 3.0
+#: A shorter grace may be over before a process that ends in order has ended.
+ORDERLY_END_S = 0.1
 #: Commands of the worker that are named when they are not known, at most.
 _UNKNOWN_MAX = 100
 
@@ -164,7 +166,7 @@ class ChildNotices:
 
     def left_behind(self, exit: Exit) -> None:
         """The child has ended after its last task, or had to be killed, and may have left things behind."""
-        if exit.cause is Cause.STOPPED:
+        if exit.cause is Cause.STOPPED and self._settings.serving.grace_s >= ORDERLY_END_S:
             place = place_of(exit)
             where = f"; it was {place}" if place else ""
             self._output.warn(

@@ -92,6 +92,11 @@ def test_a_process_that_does_not_end_after_its_last_task_is_reported(
     assert said in run.stderr
 
 
+def test_a_process_that_has_no_time_to_end_is_not_reported_as_one_that_does_not_end(tmp_path: Path) -> None:
+    run = run_tasks("adds.py", [1], args=("--grace", "0"), cwd=tmp_path)
+    assert (run.status, run.outputs) == (0, [1]) and "did not end when asked" not in run.stderr
+
+
 def test_what_exit_raises_is_reported(tmp_path: Path) -> None:
     run = run_tasks("raises_in_exit.py", [1], cwd=tmp_path)
     assert "OSError: the database is gone in exit() (raises_in_exit.py:9 in exit)" in run.stderr
