@@ -316,7 +316,9 @@ def _without_inspect(function: Any, most: int) -> Optional[List[Parameter]]:
     if type(function) is partial:
         inner = _without_inspect(function.func, most - 1)
         return None if inner is None else _left_by_partial(inner, len(function.args), function.keywords)
-    call = getattr(type(function), "__call__", None)  # noqa: B004 - which parameters it has, not whether it is
+    # As the class has it: a staticmethod is no function there, and has no parameter for the object.
+    found = (vars(one)["__call__"] for one in type(function).__mro__ if "__call__" in vars(one))
+    call = next(found, None)
     return _bound(_without_inspect(call, most - 1)) if type(call) is FunctionType else None
 
 

@@ -281,6 +281,11 @@ class Model:
     def of_none(args: Any) -> None: ...
 
 
+class Plain:
+    @staticmethod
+    def __call__(args: Any, api: Any = None) -> None: ...
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -300,6 +305,7 @@ class Model:
         Model.of_none,
         Model(),
         functools.partial(Model(), 1),
+        Plain(),
         takes_none,
         takes_default,
         takes_all,
