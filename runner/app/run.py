@@ -129,15 +129,27 @@ def _journal(settings: Settings, layout: Layout) -> Journal:
 
 
 def open_output_file(settings: Settings, code: str = "") -> OutputFile | None:
-    """Return the file of --output-file or None. Raises SettingsError, also for the code and its inputs."""
+    """Return the file of --output-file or None. Raises SettingsError, also for the code and its inputs.
+
+    code: its file; of a --command it may be any file that the command names, also one that it writes.
+    """
     asked = settings.console.output_file
     if asked is None:
         return None
     from ..console.output_file import OutputFile
 
     file, cwd = OutputFile(asked, settings.code.cwd), settings.code.cwd
-    for path, what in ((code, "the code"), (settings.local_run.tasks or "", "the file of --tasks")):
-        if path and file.path == os.path.realpath(os.path.join(cwd, os.path.expanduser(path))):
+    tasks = settings.local_run.tasks
+    kept = {
+        "the code": "" if settings.code.argv else code,
+        "the file of --tasks": "" if tasks == "-" else tasks,
+    }
+    for what, path in kept.items():
+        if (
+            path
+            and file.is_replaced
+            and file.path == os.path.realpath(os.path.join(cwd, os.path.expanduser(path)))
+        ):
             file.discard()
             raise SettingsError(f"--output-file {asked}: this is {what}, which the results would replace")
     return file

@@ -40,6 +40,11 @@ class OutputFile:
             self.discard()
             raise SettingsError(f"{flag} {path}: {error.strerror}") from None
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether commit() replaces the file, or makes it; otherwise it is written to in its place."""
+        return self._is_unnamed or self._part is not None
+
     def _open_part(self) -> int:
         """Open a file in the same folder: without a name, so that nothing is left if we are killed."""
         folder = os.path.dirname(self.path)
@@ -70,7 +75,7 @@ class OutputFile:
         """Replace the file by what was written. Raises OSError, and then the old file is unchanged."""
         self._remove_abandoned()
         try:
-            if self._is_unnamed or self._part is not None:
+            if self.is_replaced:
                 os.fsync(self.fd)
             if self._is_unnamed:
                 self._part = self._name_part()

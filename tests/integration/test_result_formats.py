@@ -97,6 +97,8 @@ def test_an_unusable_output_file_is_reported_before_anything_runs(tmp_path: Path
     ]:
         ended = run_hkrunner("alg.py", "--tasks", "in", "-o", place, cwd=tmp_path)
         assert (ended.status, ended.stderr) == (2, f"hkrunner: {sentence}\n")
+    ended = run_hkrunner("alg.py", "--tasks", "/dev/null", "-o", "/dev/null", cwd=tmp_path)
+    assert ended.status != 2, "a device is written to, not replaced"
     ended = run_hkrunner("alg.py", "-o", "out", cwd=tmp_path)
     assert ended.status == 2 and "give --input or --tasks with it" in ended.stderr
 
