@@ -32,6 +32,8 @@ __all__ = ["Answer", "LocalTask", "LocalWorker"]
 HANDSHAKES_MAX = 16
 #: Without a network, or in a service that may not use it (systemd's RestrictAddressFamilies).
 _NO_NETWORK = (errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EPERM, errno.ENOSYS)
+#: Without the network's loopback interface.
+_NO_ROUTE = (errno.ENETUNREACH, errno.EADDRNOTAVAIL)
 
 
 class LocalWorker:
@@ -69,15 +71,16 @@ class LocalWorker:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._listener = socket.create_server((host, port), family=family)
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(self._listener.getsockname())  # sends nothing
         except OSError as error:
             if error.errno not in _NO_NETWORK:
                 raise
-            raise HkrunnerError(
-                f"nothing can connect to hkrunner's own worker at {host}: {error.strerror}; it needs the"
-                " network's loopback interface (ip link set lo up), and sockets of its kind"
-            ) from None
+            raise _unreachable(host, error) from None
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect(self._listener.getsockname())  # sends nothing
+        except OSError as error:  # or only such sockets are forbidden
+            if error.errno in _NO_ROUTE:
+                raise _unreachable(host, error) from None
         self._listener.setblocking(False)
         self._loop.on_readable(self._listener, self._accept)
         found: int = self._listener.getsockname()[1]
@@ -207,3 +210,10 @@ class LocalWorker:
             # The client's encoding cannot carry the input, or it cannot be stored.
             failed = {"command": "errorMessage", "error": {"code": "RESULT_INVALID", "message": str(error)}}
             self._loop.after(0, lambda: self._answered(Answer(task, "errorMessage", failed)))
+
+
+def _unreachable(host: str, error: OSError) -> HkrunnerError:
+    return HkrunnerError(
+        f"nothing can connect to hkrunner's own worker at {host}: {error.strerror}; it needs the network's"
+        " loopback interface (ip link set lo up), and sockets of its kind"
+    )
