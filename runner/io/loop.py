@@ -44,10 +44,10 @@ class HasFileno(Protocol):
 class Timer:
     """One call in the future. cancel() is allowed at any time."""
 
-    __slots__ = ("at", "callback")
+    __slots__ = ("callback", "wakes_at")
 
     def __init__(self, at: float, callback: Callback) -> None:
-        self.at = at
+        self.wakes_at = at
         self.callback: Callback | None = callback  #: None: the call was made or cancelled
 
     def cancel(self) -> None:
@@ -72,19 +72,19 @@ class Alarm:
     It may wake the loop once for a time that was cancelled or moved since.
     """
 
-    __slots__ = ("_at", "_loop", "_wakes_at", "callback")
+    __slots__ = ("_at", "_loop", "callback", "wakes_at")
 
     def __init__(self, loop: Loop, callback: Callback) -> None:
         self._loop = loop
         self.callback = callback
         self._at: float | None = None
-        self._wakes_at = math.inf  #: the time at which the loop calls fire(); infinity: at none
+        self.wakes_at = math.inf  #: the time at which the loop calls fire(); infinity: at none
 
     def set(self, seconds: float) -> None:
         """Call back once, that many seconds from now; this replaces any time set before."""
         self._at = at = self._loop.clock() + seconds
-        if at < self._wakes_at:
-            self._wakes_at = at
+        if at < self.wakes_at:
+            self.wakes_at = at
             self._loop.fire_at(at, self)
 
     def cancel(self) -> None:
@@ -99,13 +99,13 @@ class Alarm:
     def fire(self) -> None:
         """Call back if it is time to, or have this called again when it will be."""
         now, at = self._loop.clock(), self._at
-        if now < self._wakes_at:
+        if now < self.wakes_at:
             return  # since this call was asked for, an earlier one was
-        self._wakes_at = math.inf
+        self.wakes_at = math.inf
         if at is None:
             return
         if now < at:
-            self._wakes_at = at
+            self.wakes_at = at
             self._loop.fire_at(at, self)
         else:
             self._at = None
@@ -217,16 +217,19 @@ class Loop:
     def after(self, seconds: float, callback: Callback) -> Timer:
         """Call back once, that many seconds from now, not before."""
         timer = Timer(self.clock() + seconds, callback)
-        if len(self._timers) >= self._most_timers:
-            # A cancelled one stays until it is due: with a limit of hours for each task, that is all of them.
-            self._timers[:] = [one for one in self._timers if one[2].callback is not None]
-            heapq.heapify(self._timers)
-            self._most_timers = max(MANY_TIMERS, 2 * len(self._timers))
-        self.fire_at(timer.at, timer)
+        self.fire_at(timer.wakes_at, timer)
         return timer
 
     def fire_at(self, at: float, timer: Timer | Alarm) -> None:
-        """Call timer.fire() at this time."""
+        """Call timer.fire() at this time, which is timer.wakes_at."""
+        if len(self._timers) >= self._most_timers:
+            # One that was cancelled or moved stays until it is due: with a limit of hours for each task, or
+            # for a program that is asked each second, that is all of them.
+            self._timers[:] = [
+                one for one in self._timers if one[2].callback is not None and one[2].wakes_at == one[0]
+            ]
+            heapq.heapify(self._timers)
+            self._most_timers = max(MANY_TIMERS, 2 * len(self._timers))
         heapq.heappush(self._timers, (at, next(self._order), timer))
 
     def alarm(self, callback: Callback) -> Alarm:

@@ -89,6 +89,18 @@ def test_cancelled_timers_of_a_far_time_do_not_add_up(loop: Loop, clock: Clock) 
     assert fired == ["first", "second"]
 
 
+def test_an_alarm_set_to_a_far_and_a_near_time_in_turns_has_few_timers(loop: Loop, clock: Clock) -> None:
+    gone_off: list[float] = []
+    alarm = loop.alarm(lambda: gone_off.append(clock.now))
+    for _ in range(3 * loop_module.MANY_TIMERS):
+        alarm.set(1_000_000)
+        alarm.set(1)
+        clock.now += 1
+        loop.turn(0)
+    assert len(gone_off) == 3 * loop_module.MANY_TIMERS
+    assert len(loop._timers) <= loop_module.MANY_TIMERS
+
+
 def test_a_timer_may_cancel_another_that_is_due(loop: Loop, clock: Clock) -> None:
     second: list[Callable[[], None]] = []
     loop.after(1, lambda: second[0]())
