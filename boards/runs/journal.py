@@ -136,6 +136,7 @@ class Journal:
     def prepare(self) -> None:
         """Begin the file of the next task if that needs a new one: no task has to wait for it (0.1 ms)."""
         if (self._tasks_left <= 0 or self._at > _FILE_BYTES_MAX) and self._common is not None:
+            self.flush()  # the begin of a task whose end could not be written: not before the next head
             self._begin_file(*self._common)
             self._reserve(_OUTCOME_BYTES)
 

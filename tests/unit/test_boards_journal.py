@@ -27,7 +27,7 @@ from hkrunner.boards.runs.history import (
     show_task,
 )
 from hkrunner.boards.runs.journal import Journal
-from hkrunner.boards.runs.journal_format import BEGIN, record_pieces
+from hkrunner.boards.runs.journal_format import BEGIN, HEAD, record_pieces
 from hkrunner.boards.runs.layout import RESOURCES, Layout
 from hkrunner.boards.runs.resource_series import MEMORY, ResourceSeries
 from hkrunner.boards.runs.store import Store
@@ -965,3 +965,28 @@ def test_the_last_task_of_a_file_has_the_next_file_made_for_which_no_task_waits_
     assert [name for name, _ in told(root)] == [*(f"t{number}" for number in range(16)), "next"]
     assert show_task(root, "t15").facts["problems"] == ["seen late"]
     assert len(journals(root)) == 2
+
+
+@pytest.mark.parametrize("also_for_prepare", [False, True])
+def test_a_begin_whose_end_could_not_be_written_stays_in_its_file(
+    also_for_prepare: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(root, keep=64)  # sixteen tasks a file
+    for number in range(15):
+        end(begin(store, f"t{number}"))
+    record = begin(store, "t15", later=True)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as refused:
+        refused.setattr(os, "pwritev", full)
+        assert "ENOSPC" in end(record).problems[0]
+        if also_for_prepare:
+            store.prepare_next()
+    if not also_for_prepare:
+        store.prepare_next()
+    assert end(begin(store, "next")).problems == []
+    store.close()
+    assert [path.read_bytes()[:1] for path in journals(root)] == [HEAD, HEAD]
+    assert show_task(root, "t15").facts["entry"] == "e.py"
