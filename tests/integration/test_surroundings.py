@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.local import ALGORITHMS
-from support.programs import HKRUNNER, Program, Result, run, run_hkrunner, serving
+from support.programs import HKRUNNER, Program, run, run_hkrunner, serving
+from support.surroundings import one_sentence, run_in
 from support.users import bounded_command, give_to_bounded
 from support.waiting import wait_until
 
@@ -19,17 +20,6 @@ ADDS = ALGORITHMS / "adds.py"
 ENDS = ALGORITHMS / "ends_in_many_ways.py"
 INHERIT = Path(__file__).parents[1] / "support" / "inherited_signals.py"
 MANY = "INT,TERM,HUP,QUIT,CHLD,USR1,USR2,ALRM,PIPE"
-
-
-def run_in(folder: Path, prelude: str, *args: str | Path) -> Result:
-    """Run hkrunner by a shell that executes the prelude first."""
-    return run(["sh", "-c", f'{prelude} exec "$0" "$@"', HKRUNNER, *args], cwd=folder)
-
-
-def one_sentence(ended: Result, said: str) -> None:
-    assert "Traceback" not in ended.stderr, ended.stderr
-    (line,) = ended.stderr.splitlines()
-    assert said in line
 
 
 @pytest.mark.parametrize("how", ["block", "ignore"])

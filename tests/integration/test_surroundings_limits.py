@@ -6,21 +6,11 @@ from pathlib import Path
 
 import pytest
 from support.local import ALGORITHMS
-from support.programs import HKRUNNER, Result, run
+from support.programs import HKRUNNER, run
+from support.surroundings import one_sentence, run_in
 from support.users import bounded_command, give_to_bounded
 
 ADDS = ALGORITHMS / "adds.py"
-
-
-def run_in(folder: Path, prelude: str, *args: str | Path) -> Result:
-    """Run hkrunner by a shell that executes the prelude first."""
-    return run(["sh", "-c", f'{prelude} exec "$0" "$@"', HKRUNNER, *args], cwd=folder)
-
-
-def one_sentence(ended: Result, said: str) -> None:
-    assert "Traceback" not in ended.stderr, ended.stderr
-    (line,) = ended.stderr.splitlines()
-    assert said in line
 
 
 def test_few_open_files_make_no_difference_or_are_reported_in_one_sentence(tmp_path: Path) -> None:

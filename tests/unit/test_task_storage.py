@@ -83,6 +83,19 @@ def test_a_task_that_its_child_cannot_read_fails_with_the_object_that_is_the_rea
     assert (posted["command"], posted["error"]["message"]) == ("errorMessage", told)
 
 
+def started(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing, Any]:
+    """Have a task started whose input came from a storage; return it with the storage's client."""
+    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
+    one = serve(storage=StorageSettings())
+    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
+    one.initialize()
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    one.child_reads()
+    one.child_initializes()
+    one.start()
+    return one, client
+
+
 def test_the_worker_is_told_that_a_result_is_being_stored_though_its_child_has_ended(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,14 +115,7 @@ def test_the_worker_is_told_that_a_result_is_being_stored_though_its_child_has_e
 def test_a_call_that_is_lost_after_the_answer_changes_nothing_of_it(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
-    one = serve(storage=StorageSettings())
-    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
-    one.initialize()
-    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
-    one.child_reads()
-    one.child_initializes()
-    one.start()
+    one, client = started(serve, monkeypatch)
     one.child.says(ApiCall(b"{}"), one.number)
     called = client.answer
     one.child_answers()
@@ -122,14 +128,7 @@ def test_a_call_that_is_lost_after_the_answer_changes_nothing_of_it(
 def test_a_child_waits_while_many_of_its_calls_are_at_the_storage(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
-    one = serve(storage=StorageSettings())
-    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
-    one.initialize()
-    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
-    one.child_reads()
-    one.child_initializes()
-    one.start()
+    one, client = started(serve, monkeypatch)
     for waiting, is_listened_to in ((CALLS_MAX - 1, True), (CALLS_MAX, False)):
         client.waiting = waiting
         one.child.says(ApiCall(b"{}"), one.number)
