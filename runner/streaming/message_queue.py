@@ -29,7 +29,7 @@ class QueuedMessage:
         self.appended_at = appended_at
         self.number = 0  #: in the order in which messages were appended
         self.waits = 0
-        self.returns = 0  #: how often its consumer was gone before it was done
+        self.returns: tuple[str, ...] = ()  #: the node of each loss of a consumer that it is blamed for
 
     def __lt__(self, other: QueuedMessage) -> bool:
         """Whether it was appended before the other one."""

@@ -31,8 +31,8 @@ FRAME_MAX = 64 * 1024
 DURATION_MAX_MS = 1e12
 #: Least time of a message that is reported: HKube's auto-scaler rounds to 0.01 ms, and 0 ends all replicas.
 ROUND_TRIP_LEAST_MS = 0.01
-#: A message is dropped when so many consumers were gone before it was done: it may be what ends them, and
-#: those behind it would wait for ever.
+#: A message is dropped for a node when so many consumers of it were lost before it was done: it may be what
+#: ends them, and those behind it would wait for ever.
 RETURNS_MAX = 5
 #: One of this size counts although it was not the first that its consumer had: it may be larger than that
 #: can take.
@@ -249,9 +249,9 @@ class Producer:
         largest = max(taken, key=lambda message: message.size)
         blamed = {taken[0], largest} if largest.size >= LARGE_BYTES else {taken[0]}
         for message in blamed:
-            message.returns += 1
+            message.returns += (node,)  # the other nodes have the same object
         for message in taken:
-            if message not in blamed or message.returns < RETURNS_MAX:
+            if message not in blamed or message.returns.count(node) < RETURNS_MAX:
                 self._queue.give_back(node, message)
                 continue
             self._queue.drop_taken(node)

@@ -223,6 +223,22 @@ def test_what_each_connection_is_lost_with_is_dropped_in_the_end_and_nothing_els
     assert not nodes.problems
 
 
+def test_a_message_that_is_lost_with_the_connections_of_one_node_stays_for_another_one(nodes: Nodes) -> None:
+    queue = MessageQueue(["B", "C"], 1 << 20)
+    both = nodes.producer_of(queue, free_port())
+    try:
+        both.send(QueuedMessage(b"\x90", HEADER, b"7", 0.0), ["B", "C"])
+        for node in ["B"] * (producer.RETURNS_MAX - 1) + ["C", "B"]:
+            gone = both._consumers[signals.OURS] = ConnectedConsumer(signals.OURS, node)
+            gone.taken.extend((one, 0.0) for one in both._next_messages(node, 1))
+            assert not nodes.problems
+            both._gone(gone)
+        assert [(one.size, one.dropped) for one in queue.nodes.values()] == [(0, 1), (1, 0)]
+        assert len(nodes.problems) == 1
+    finally:
+        both.close(0)
+
+
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_what_a_child_had_not_begun_goes_to_the_next_one(nodes: Nodes, in_turn: bool) -> None:
     nodes.parents.close()
