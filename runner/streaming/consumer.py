@@ -149,7 +149,7 @@ class Consumer:
         if connect_at is not None:
             return connect_at
         if self.is_leaving:
-            return self._say_bye(now)
+            return self._ask_to_leave(now)
         if not self._is_ours:
             if self._asked:
                 overdue = self._asked_at + ANSWER_S
@@ -189,13 +189,18 @@ class Consumer:
             self._done.clear()
             self._say(signals.DONES, data)
 
-    def _say_bye(self, now: float) -> float | None:
+    def say_bye(self) -> None:
+        """Tell one of hkrunner's producers that the connection ends on purpose, and no message ends it."""
+        if self._is_ours:
+            self._say(signals.BYE, signals.EMPTY)
+
+    def _ask_to_leave(self, now: float) -> float | None:
         self.say_done()
         if not self._may_come:
             return None
         if self._is_ours and self._bye_at is None:
             self._bye_at = now
-            self._say(signals.BYE, signals.EMPTY)
+            self.say_bye()
         overdue = (self._asked_at if self._bye_at is None else self._bye_at) + ANSWER_S
         if now >= overdue:
             self._gives_up = True
@@ -317,6 +322,7 @@ class Consumer:
             if message.socket_number == self._socket_number:
                 self._report_done(0.0)  # the producer must not send it to another consumer
         self.say_done()
+        self.say_bye()
         self.in_hand = deque(begun)
         self._reconnect()
 

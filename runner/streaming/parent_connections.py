@@ -227,8 +227,11 @@ class ParentConnections:
     def close(self) -> None:
         """Close all connections. hkrunner's producers pass messages that are not done to other consumers."""
         self._lost("were fetched and not handled", list(self.fetched.values()))
+        begun = {one.consumer for one in self.begun()}
         for consumer in self._consumers.values():
             consumer.say_done()
+            if consumer not in begun:  # else the message may be what has ended hkrunner
+                consumer.say_bye()
             consumer.close(LINGER_S)
 
     def _lost(self, how: str, messages: Sequence[FetchedMessage]) -> None:

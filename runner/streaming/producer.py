@@ -51,6 +51,7 @@ class ConnectedConsumer:
         self.ready = 0  #: number of READYs that were not answered
         self.taken: deque[tuple[QueuedMessage, float]] = deque()  #: not DONE, and when it was sent
         self.done_at = 0.0
+        self.is_leaving = False  #: whether it has said BYE: no message is what ends it
 
 
 class Producer:
@@ -178,6 +179,7 @@ class Producer:
             self._on_done(consumer, [one for (one,) in durations])
             self._on_ready(consumer, signals.READYS.unpack_from(data)[0])
         elif signal == signals.BYE:
+            consumer.is_leaving = True
             self._not_ready(consumer)
             if not self._post(consumer, [identity, signals.GOODBYE]):
                 self._hand_out(consumer.node)
@@ -242,12 +244,15 @@ class Producer:
             self._ready[consumer.node].remove(consumer)
         consumer.ready = 0
         if consumer.is_ours and consumer.taken:
-            self._give_back(consumer.node, [message for message, _ in consumer.taken])
+            self._give_back(consumer, [message for message, _ in consumer.taken])
 
-    def _give_back(self, node: str, taken: Sequence[QueuedMessage]) -> None:
+    def _give_back(self, consumer: ConnectedConsumer, taken: Sequence[QueuedMessage]) -> None:
         """Have the messages of a consumer that is gone wait again, but for one that may end each of them."""
+        node = consumer.node
         largest = max(taken, key=lambda message: message.size)
         blamed = {taken[0], largest} if largest.size >= LARGE_BYTES else {taken[0]}
+        if consumer.is_leaving:
+            blamed.clear()
         for message in blamed:
             message.returns += (node,)  # the other nodes have the same object
         for message in taken:

@@ -9,7 +9,7 @@ identity that begins with OURS. A producer of hkrunner answers its first READY w
 NO_MESSAGE to it: each READY of it waits for a message. So the consumer sends as many READYs as it can use
 soon. Several messages that wait for it come in one: their frames follow one another. It answers with DONES:
 the durations of some messages as doubles, after the number of READYs that it stands for. Before it ends it
-sends BYE; GOODBYE answers, and nothing follows it.
+sends BYE; GOODBYE answers, and nothing follows it. Without a BYE, the connection was lost.
 """
 
 from __future__ import annotations

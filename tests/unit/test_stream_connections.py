@@ -239,6 +239,27 @@ def test_a_message_that_is_lost_with_the_connections_of_one_node_stays_for_anoth
         both.close(0)
 
 
+@pytest.mark.parametrize("how", ["abandon", "close", "close while it is handled"])
+def test_a_message_is_not_to_blame_for_the_end_of_replicas_that_had_not_begun_it(
+    nodes: Nodes, how: str
+) -> None:
+    nodes.send(7)
+    for _ in range(producer.RETURNS_MAX):
+        replica = nodes.connections()
+        replica.update([change(port=nodes.port)])
+        replica.fetch()
+        nodes.until(lambda found: found == [7], "the message", replica)
+        if how != "close while it is handled":
+            replica._passed.clear()  # it waits for the child
+        if how == "abandon":
+            replica.abandon()
+        replica.close()
+        nodes.until(lambda found: not nodes.producer._consumers, "that it is gone")
+    is_dropped = how == "close while it is handled"
+    assert (nodes.queue.size, nodes.queue.nodes["B"].dropped) == (int(not is_dropped), int(is_dropped))
+    assert len(nodes.problems) == int(is_dropped)
+
+
 @pytest.mark.parametrize("in_turn", [False, True])
 def test_what_a_child_had_not_begun_goes_to_the_next_one(nodes: Nodes, in_turn: bool) -> None:
     nodes.parents.close()
