@@ -12,8 +12,8 @@ from .loop_protocol import LoopProtocol
 
 #: Read at most this much before others get their turn: any message that is no memfd, in one read.
 CHUNK_BYTES = INLINE_MAX
-#: After more messages than MANY in one read, at most FLOOD_BYTES are read at once: to handle 13,000 forged
-#: messages, for which a socket has room, takes up to 3 s, in which no ping is answered.
+#: After more messages than MANY in one read, at most FLOOD_BYTES are read at once, or the rest of a message.
+#: To handle 13,000 forged ones, for which a socket has room, takes up to 3 s, in which no ping is answered.
 MANY = 500
 FLOOD_BYTES = 8 * 1024
 #: One buffer for all sockets: what is read is decoded at once, in one thread.
@@ -57,6 +57,7 @@ class FrameReceiver:
         self._reader = FrameReader()
         self._reading = Reading.NOT_BEGUN
         self._buffer = _scratch_view
+        self._has_flooded = False
 
     @property
     def has_ended(self) -> bool:
@@ -110,8 +111,9 @@ class FrameReceiver:
         except ChannelError as error:
             self._fail(error)
             return False
-        if len(frames) > MANY:
-            self._buffer = _scratch_view[:FLOOD_BYTES]
+        if self._has_flooded or len(frames) > MANY:
+            self._has_flooded = True
+            self._buffer = _scratch_view[: max(FLOOD_BYTES, self._reader.missing)]
         for frame in frames:
             try:
                 message = decode(frame, self._known)

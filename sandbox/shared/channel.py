@@ -157,6 +157,14 @@ class FrameReader:
         """Bytes of a frame that is not complete yet."""
         return len(self._buffer)
 
+    @property
+    def missing(self) -> int:
+        """Bytes until the frame that is incomplete will be whole; 0: none is, or its size is unknown."""
+        if len(self._buffer) < HEADER.size:
+            return 0
+        *_, length = HEADER.unpack_from(self._buffer)
+        return int(HEADER.size + length - len(self._buffer))
+
     def close(self) -> None:
         """Close the descriptors of frames that never became complete, and forget the bytes."""
         for fd in self._fds:

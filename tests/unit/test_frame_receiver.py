@@ -111,3 +111,17 @@ def test_a_flood_of_messages_is_handled_a_few_at_a_time(receiving: Receiving) ->
     assert 0 < len(receiving.texts) < MANY
     receiving.receiver.drain()
     assert len(receiving.texts) == MANY + 1
+
+
+def test_after_a_flood_a_large_message_is_read_in_two_pieces_and_no_flood_after_it(
+    receiving: Receiving,
+) -> None:
+    receiving.receiver.resume()
+    receiving.say(*["x"] * (MANY + 1))
+    receiving.messages.clear()
+    receiving.say("y" * 100_000, *["x"] * (MANY + 1))
+    assert receiving.texts == []
+    receiving.loop.turn(0)
+    assert receiving.texts == ["y" * 100_000]
+    receiving.loop.turn(0)
+    assert 1 < len(receiving.texts) < MANY
