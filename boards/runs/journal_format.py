@@ -14,6 +14,7 @@ lacks its last byte, the newline: it is not read, nor is anything after it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,6 +23,8 @@ VERSION = 1
 SUFFIX = ".journal"
 HEAD, BEGIN, LOG, END, MOVED, FORGET = b"S", b"B", b"L", b"E", b"M", b"F"
 
+#: So much is read at once, or one record more: not all of the zeros that follow, eight times as long as it.
+_READ_BYTES = 64 * 1024
 _HEADER_SIZE = 20
 _HEADER = re.compile(rb"([SBLEMF]) ([0-9a-f]{8}) ([0-9a-f]{8})\n")
 _LOCAL_BEGIN = re.compile(rb'\nB [0-9a-f]{8} [0-9a-f]{8}\n\{"number":[0-9]+,"name":"(t[0-9]{1,9})[".]')
@@ -48,15 +51,32 @@ def record_pieces(kind: bytes, facts: bytes, value: bytes = b"") -> list[bytes]:
     return [header, value, b"\n"] if value else [header + b"\n"]
 
 
-def records_in(data: bytes) -> Iterator[JournalRecord]:
-    """Yield the whole records."""
+def read_records(fd: int, at: int) -> Iterator[JournalRecord]:
+    """Yield the whole records from this place in a file on, where one begins. Raises OSError."""
+    size = _READ_BYTES
+    while True:
+        data = os.pread(fd, size, at)
+        end = 0
+        for one in _records_in(data, at):
+            end = one.end - at
+            yield one
+        header = _HEADER.match(data, end)
+        needed = _HEADER_SIZE + (0 if header is None else int(header[2], 16) + int(header[3], 16) + 1)
+        at += end
+        if len(data) - end >= needed or os.fstat(fd).st_size - at < needed:
+            return  # no record, or one that was cut off
+        size = needed + _READ_BYTES
+
+
+def _records_in(data: bytes, offset: int) -> Iterator[JournalRecord]:
     at = 0
     while (header := _HEADER.match(data, at)) is not None:
         values_at = at + _HEADER_SIZE + int(header[2], 16)
         end = values_at + int(header[3], 16) + 1
         if end > len(data) or data[end - 1] != 0x0A:
             return
-        yield JournalRecord(header[1], at, data[at + _HEADER_SIZE : values_at], values_at, end)
+        facts = data[at + _HEADER_SIZE : values_at]
+        yield JournalRecord(header[1], offset + at, facts, offset + values_at, offset + end)
         at = end
 
 

@@ -11,7 +11,7 @@ import time
 from typing import NamedTuple
 
 from .files import ProcessIdentity, read_json_bytes, safe_part, with_suffix
-from .journal_format import BEGIN, HEAD, SUFFIX, records_in
+from .journal_format import BEGIN, HEAD, SUFFIX, read_records
 from .layout import Layout
 from .owner_lock import may_live
 
@@ -189,14 +189,13 @@ class JournalNames:
         head = b""
         if os.pread(file.fd, 1, file.at) in (b"", b"\0"):
             return head
-        data = os.pread(file.fd, os.fstat(file.fd).st_size - file.at, file.at)
-        end = 0
-        for one in records_in(data):
-            end = one.end
+        at = file.at
+        for one in read_records(file.fd, at):
+            at = one.end
             if one.kind == HEAD:
                 head = one.facts
             elif one.kind == BEGIN and (found := _NAME.search(one.facts)) is not None:
                 with contextlib.suppress(ValueError):  # not ours: no reader takes it for a record
                     self._remember(hash(json.loads(found[1])))
-        self._growing[run] = file._replace(at=file.at + end)
+        self._growing[run] = file._replace(at=at)
         return head

@@ -25,7 +25,7 @@ from .files import (
     to_json,
     write_all,
 )
-from .journal_format import BEGIN, END, FORGET, HEAD, LOG, MOVED, SUFFIX, JournalRecord, records_in
+from .journal_format import BEGIN, END, FORGET, HEAD, LOG, MOVED, SUFFIX, JournalRecord, read_records
 from .journal_values import input_json, output_json
 from .owner_lock import may_live
 
@@ -202,18 +202,16 @@ class JournalReader:
                 stamp = _stamp(os.fstat(fd))
                 if stamp == file.stamp:
                     return
-                data = os.pread(fd, stamp[1] - file.at, file.at)
+                for one in read_records(fd, file.at):
+                    self._index(file, one)
+                    file.at = one.end
             finally:
                 os.close(fd)
         except OSError:
             return  # removed meanwhile, or not ours to read
-        begin = file.at
-        for one in records_in(data):
-            self._index(file, one, begin)
-            file.at = begin + one.end
         file.stamp = stamp if _is_settled(stamp[0]) else None
 
-    def _index(self, file: _File, one: JournalRecord, offset: int) -> None:
+    def _index(self, file: _File, one: JournalRecord) -> None:
         facts = read_json_bytes(one.facts)
         if facts is None:
             return
@@ -229,7 +227,7 @@ class JournalReader:
             self._before[file.run] = max(number, self._before.get(file.run, 0))
             return
         key = (file.run, number)
-        value = Value(file.path, offset + one.values_at, one.value_size) if one.value_size else None
+        value = Value(file.path, one.values_at, one.value_size) if one.value_size else None
         if one.kind == BEGIN:
             name = str(facts.get("name"))
             if not is_part(name):

@@ -28,6 +28,8 @@ from hkrunner.boards.runs.history import (
 )
 from hkrunner.boards.runs.journal import Journal
 from hkrunner.boards.runs.journal_format import BEGIN, HEAD, record_pieces
+from hkrunner.boards.runs.journal_names import JournalNames
+from hkrunner.boards.runs.journal_reader import JournalReader
 from hkrunner.boards.runs.layout import RESOURCES, Layout
 from hkrunner.boards.runs.resource_series import MEMORY, ResourceSeries
 from hkrunner.boards.runs.store import Store
@@ -315,6 +317,41 @@ def test_a_record_is_freed_with_its_task(store: Store) -> None:
         assert is_there() is None, "and so are the task's input and result"
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("reader_is_first", [False, True])
+def test_records_of_any_size_are_read_without_the_space_reserved_after_them(
+    reader_is_first: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, read, pread = Layout(root), list[int](), os.pread
+
+    def counted(fd: int, size: int, at: int) -> bytes:
+        data = pread(fd, size, at)
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr(os, "pread", counted)
+    writer, reader = Journal(layout, "json"), JournalReader(str(root))
+    sizes = [0, 70_000, *range(65_000, 65_600, 7), 250_000, 3]
+    for index, size in enumerate(sizes):
+        name = writer.claim_name(f"t{index}")
+        number = writer.begin("e.py", {}, name, TaskIds(name, "job", "node", "pipeline"), 1, b"x" * size)
+        writer.end(number, {"status": "succeed"})
+        if reader_is_first:
+            reader.refresh()
+    reader.refresh()
+    assert [(task.name, task.input.size if task.input else 0) for task in reader.tasks().values()] == [
+        (f"t{index}", size) for index, size in enumerate(sizes)
+    ]
+    names = JournalNames(layout, "other")
+    assert names.claim("t7", is_first=False) == "t7.2"
+    names.release()
+    names.close()
+    writer.begin("e.py", {}, "last", TaskIds("last", "job", "node", "pipeline"), 1, b"x" * 1_000_000)
+    read.clear()
+    reader.refresh()
+    writer.close()
+    assert 1_000_000 < sum(read) < 1_200_000
 
 
 def test_a_file_cut_at_any_byte_shows_whole_records_only(store: Store, root: Path, tmp_path: Path) -> None:
