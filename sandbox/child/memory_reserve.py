@@ -112,21 +112,20 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str,
 
     def excepthook(args: Any, /) -> None:
         error = args.exc_value
-        if error is not None and os.getpid() == pid and _is_refused_thread(error):
-            with contextlib.suppress(Exception):  # as below
-                report(getattr(args.thread, "name", "?"), f"RuntimeError: {_NO_THREAD}")
-        if error is not None and _is_of_memory(error) and os.getpid() == pid:
+        if error is None or os.getpid() != pid:
+            show(args)
+            return
+        is_of_memory = _is_of_memory(error)
+        if is_of_memory:
             reserve.release_after(error)
+        if is_of_memory or _is_refused_thread(error):
             with contextlib.suppress(Exception):  # no memory for it: Python shows the error
-                report(getattr(args.thread, "name", "?"), "MemoryError")
-            show(args)
-            with contextlib.suppress(Exception):  # what a Pool consists of differs between versions
-                _stand_in_for_thread_of_pool(args.exc_traceback, MemoryError(_NO_MEMORY))
-        else:
-            show(args)
-            if error is not None and os.getpid() == pid:
-                with contextlib.suppress(Exception):  # as above
-                    _stand_in_for_thread_of_pool(args.exc_traceback, error)
+                told = "MemoryError" if is_of_memory else f"RuntimeError: {_NO_THREAD}"
+                report(getattr(args.thread, "name", "?"), told)
+        show(args)
+        with contextlib.suppress(Exception):  # what a Pool consists of differs between versions
+            told_to_pool = MemoryError(_NO_MEMORY) if is_of_memory else error
+            _stand_in_for_thread_of_pool(args.exc_traceback, told_to_pool)
 
     threading.excepthook = excepthook
 
