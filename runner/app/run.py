@@ -139,17 +139,15 @@ def open_output_file(settings: Settings, code: str = "") -> OutputFile | None:
     from ..console.output_file import OutputFile
 
     file, cwd = OutputFile(asked, settings.code.cwd), settings.code.cwd
+    if not file.is_replaced:
+        return file
     tasks = settings.local_run.tasks
     kept = {
-        "the code": "" if settings.code.argv else code,
-        "the file of --tasks": "" if tasks == "-" else tasks,
+        "the code": None if settings.code.argv else code,
+        "the file of --tasks": None if tasks == "-" else tasks,
     }
     for what, path in kept.items():
-        if (
-            path
-            and file.is_replaced
-            and file.path == os.path.realpath(os.path.join(cwd, os.path.expanduser(path)))
-        ):
+        if path and file.path == os.path.realpath(os.path.join(cwd, os.path.expanduser(path))):
             file.discard()
             raise SettingsError(f"--output-file {asked}: this is {what}, which the results would replace")
     return file
