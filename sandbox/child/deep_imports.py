@@ -11,6 +11,7 @@ import os
 import sys
 from _thread import get_ident
 from collections.abc import Callable
+from types import FrameType
 
 from .exception_report import is_library, is_ours
 
@@ -26,9 +27,8 @@ class DeepImports:
         self._report = report
         self._place = ""
         self._main, self._pid = get_ident(), os.getpid()
-        self._libraries: dict[
-            str, bool
-        ] = {}  #: whether a file is of a library; to find out takes as long as a frame
+        #: Whether a file is of a library, for those that were met: to find out is dearer than the rest.
+        self._libraries: dict[str, bool] = {}
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Note the line, if this import is a deep one."""
@@ -41,7 +41,7 @@ class DeepImports:
                 self._note()
 
     def _note(self) -> None:
-        frame = sys._getframe(2)
+        frame: FrameType | None = sys._getframe(2)
         while frame is not None:
             file = frame.f_code.co_filename
             if file not in self._libraries:
@@ -52,4 +52,4 @@ class DeepImports:
                     self._place = place
                     self._report(place)
                 return
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
