@@ -154,12 +154,7 @@ def test_a_child_waits_while_many_of_its_calls_are_at_the_storage(
 def test_a_large_answer_to_a_call_is_not_written_over_before_the_storage_process_has_read_it(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
-    one = serve(storage=StorageSettings())
-    client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
-    one.initialize()
-    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
-    one.child_reads()
+    one, client = started(serve, monkeypatch)
     memory = MessageMemoryPool(one.loop)
     texts = [
         b'{"command":"algorithmExecutionDone","data":"%b"}' % (letter * BLOB_MIN) for letter in (b"a", b"b")
