@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import boto3
@@ -68,7 +68,7 @@ class S3Store:
         try:
             found = self._client.get_object(Bucket=bucket, Key=key)
             progress()
-            data = _read(found["Body"], found.get("ContentLength"), name, progress)
+            data = _read(found["Body"], _size(found), name, progress)
         except _FAILURES as error:
             raise StorageError(f"no object can be read at {name}: {_reason(error)}") from None
         # Some servers (MinIO, Ceph) write the names of metadata with capitals.
@@ -177,8 +177,20 @@ class _UploadBody(io.RawIOBase):
         return b"".join(parts)
 
 
+def _size(found: Mapping[str, Any]) -> int | None:
+    """Return the size of an object; None: its chunks say where it ends. Raises OSError if it is not whole."""
+    told = found["ResponseMetadata"]
+    if told["HTTPStatusCode"] != 200:
+        raise OSError(f"the server sent a part of it (HTTP {told['HTTPStatusCode']})")
+    size: int | None = found.get("ContentLength")
+    if size is None and told["HTTPHeaders"].get("transfer-encoding") != "chunked":
+        # Also an answer that is cut within its headers, which http.client takes for one without a body.
+        raise OSError("the server does not say how long it is")
+    return size
+
+
 def _read(body: Any, size: int | None, name: str, progress: Callable[[], None]) -> bytearray:
-    """Read an object; `size`: as announced, None: until its end. Raises OSError, StorageError."""
+    """Read an object; `size`: as announced, None: of chunks. Raises OSError, StorageError."""
     if size is not None:
         check_fits(size, name)
     # It grows with what arrives: memory of the announced size would be filled with zeros first.
