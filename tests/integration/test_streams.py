@@ -106,6 +106,7 @@ def test_a_port_in_use_fails_the_task_and_names_the_port(tmp_path: Path) -> None
         second.initialize("counts", 1, children=["C"])
         refused = second.answer()
         if refused["command"] == "initialized":
+            second.client.start()  # with one core, the task waits for this
             refused = second.answer()
         assert refused["error"]["code"] == "STREAM_UNAVAILABLE"
         assert f"port {first.port} for the next nodes: Address already in use" in refused["error"]["message"]
