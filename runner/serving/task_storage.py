@@ -87,16 +87,22 @@ class TaskStorage:
         """Have the input of the current task completed."""
         self._client.cancel()  # what is left of a task that was given up
         self._resume()
-        task = self._task()
+        self._ask_for_input(self._task(), again=False)
+
+    def _ask_for_input(self, task: ActiveTask, *, again: bool) -> None:
         assert task.message is not None, "no child has begun the task"
-        self._client.ask(FetchInput, _wire_of(task.message), partial(self._fetched, task))
+        self._client.ask(FetchInput, _wire_of(task.message), partial(self._fetched, task, again))
         self._loop.expect("input")  # a small one is there in no time
 
-    def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
+    def _fetched(self, task: ActiveTask, again: bool, answer: StorageAnswer) -> None:
         if task is not self._control.task or self._control.state is not State.FETCHING:
             _drop(answer)
             return
         if isinstance(answer, RequestFailed):
+            if not answer.id and not again:
+                # The process has ended, maybe before the task came to it: another one gets the task.
+                self._ask_for_input(task, again=True)
+                return
             text = f"STORAGE_READ_FAILED: {answer.text}"
             task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
             self._control.step(Event.STORAGE_FAILED)

@@ -79,11 +79,14 @@ class StorageClient:
         self._waiting: dict[int, OnAnswer] = {}
         self._is_closed = False
         self._hanging = 0  #: threads of the process that hang in a request which was given up
+        self._unfinished: int | None = None  #: memfd for UnfinishedFiles of each process
 
     def begin(self) -> None:
         """Start the process, to be ready when the first task comes. Raises OSError and MemoryError."""
         if self._socket is not None or self._is_closed:
             return
+        if self._unfinished is None:
+            self._unfinished = os.memfd_create("hkrunner-unfinished", os.MFD_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, contextlib.ExitStack() as undo:
             undo.callback(ours.close)
@@ -100,7 +103,7 @@ class StorageClient:
             undo.pop_all()
         orphan_cleanup.spare(self._process)
         self._socket = messages
-        self._socket.send(self._configuration)
+        self._socket.send(self._configuration, [self._unfinished])
 
     @property
     def waiting(self) -> int:
@@ -141,7 +144,13 @@ class StorageClient:
         self._is_closed = True
         self._waiting.clear()
         self._disconnect()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)  # it removes what it has not written to the end
         self._kill(END_S)
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            os.close(unfinished)
 
     def _kill(self, wait_s: float) -> None:
         process, self._process = self._process, None

@@ -11,13 +11,16 @@ from .encoded_value import HEADER_SIZE, is_header
 from .errors import StorageError
 from .file_region import SMALL, Bytes, FileRegion, append, joined
 from .stored_object import StoredObject, check_fits
+from .unfinished_files import UnfinishedFiles
 
 
 class FolderStore:
     """Objects below one folder."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, unfinished: UnfinishedFiles | None = None) -> None:
+        """`unfinished`: where the names of files are noted that a killed process would leave."""
         self._folder = folder
+        self._noted = contextlib.nullcontext if unfinished is None else unfinished.noted
         self._real_folder = ""  #: without links, with a / at its end; "": not known yet
 
     def open(self, path: str, progress: Callable[[], None]) -> StoredObject:
@@ -53,20 +56,27 @@ class FolderStore:
         # Other pods write into this folder, too, and have the same process ids.
         part = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.part")
         try:
-            fd = self._create(folder, part)
-            try:
-                with open(fd, "wb", buffering=0):
-                    self._check_below(os.path.dirname(_path_of(fd)), folder)
-                    for one in joined((header, *body)):
-                        append(fd, one, progress)
-                os.rename(part, file)
-            except BaseException:  # also Abandoned and MemoryError
-                with contextlib.suppress(OSError):
-                    os.unlink(part)
-                raise
+            with self._noted(part):
+                self._write_and_rename(part, file, (header, *body), progress)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"no object can be written to {file}: {reason}") from None
+
+    def _write_and_rename(
+        self, part: str, file: str, pieces: Sequence[Bytes], progress: Callable[[], None]
+    ) -> None:
+        folder = os.path.dirname(file)
+        fd = self._create(folder, part)
+        try:
+            with open(fd, "wb", buffering=0):
+                self._check_below(os.path.dirname(_path_of(fd)), folder)
+                for one in joined(pieces):
+                    append(fd, one, progress)
+            os.rename(part, file)
+        except BaseException:  # also Abandoned and MemoryError
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
 
     def _create(self, folder: str, part: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -14,6 +14,7 @@ import contextlib
 import os
 import queue
 import select
+import signal
 import socket
 import sys
 import threading
@@ -44,11 +45,14 @@ from .message_file import MessageFile
 from .operations import Encodings, Operations, Stores
 from .requests import TEXT_MAX, Datagram, receive, send
 from .stored_object import NoStore, ObjectStore
+from .unfinished_files import UnfinishedFiles
 from .value_cache import ValueCache
 
 if TYPE_CHECKING:
     from .peer_server import PeerServer
 
+#: At the end, have this many seconds to remove files that are not finished.
+END_S = 1
 #: Interval at which the main thread checks whether any byte has moved.
 LOOK_S = 0.25
 #: The main thread reads the requests when the worker has been busy for this long.
@@ -71,6 +75,7 @@ class StorageProcess:
         encodings: Encodings,
         *,
         checks_later: bool,
+        unfinished: UnfinishedFiles,
     ) -> None:
         self._socket = sock
         self._settings = settings
@@ -87,7 +92,7 @@ class StorageProcess:
         self._server = self._peer_server(results)
         self._reported_at = float("-inf")
         stores = Stores(
-            objects=_store(settings),
+            objects=_store(settings, unfinished),
             inputs=ValueCache(settings.input_cache_mb * MEGABYTE),
             results=results,
             peers=self._peer_client(),
@@ -293,12 +298,12 @@ class StorageProcess:
             try:
                 send(self._socket, Datagram(message, fd))
             except OSError:
-                os._exit(0)  # hkrunner is gone
+                self._is_over.set()  # hkrunner is gone
 
 
-def _store(settings: StorageSettings) -> ObjectStore:
+def _store(settings: StorageSettings, unfinished: UnfinishedFiles) -> ObjectStore:
     if settings.kind == "fs":
-        return FolderStore(settings.folder)
+        return FolderStore(settings.folder, unfinished)
     try:
         from .s3_store import S3Store
     except ImportError as error:
@@ -321,7 +326,10 @@ def main() -> None:
     allow_most_open_files()
     encodings = Encodings(told.worker, told.task, told.storage)
     settings = StorageSettings(**told.settings)
-    StorageProcess(sock, settings, encodings, checks_later=told.checks_later).run()
+    unfinished = UnfinishedFiles(received.fd)
+    StorageProcess(sock, settings, encodings, checks_later=told.checks_later, unfinished=unfinished).run()
+    signal.alarm(END_S)  # the storage may hang
+    unfinished.remove_all()
     os._exit(0)  # threads that hang would keep this process
 
 

@@ -139,9 +139,37 @@ def test_a_storage_that_hangs_or_a_process_that_dies_costs_one_task_its_answer(t
         process.resume()
         for command in ("initialized", "storing", "done"):
             one.client.expect(command)
+        # A process that has ended is no reason to fail, also where its end was not noticed yet.
+        process.suspend()
+        one.begin(["give", 4])
         process.kill()
-        wait_until(lambda: not psutil.pid_exists(process.pid), what="hkrunner has noticed")
+        assert one.finish() == "done"
+        (process,) = storage_processes(one.program)
+        process.kill()
+        assert one.run(["give", 5]) == 5
+
+
+def test_what_a_killed_storage_process_had_not_written_to_the_end_is_removed(tmp_path: Path) -> None:
+    with serving_v3(tmp_path) as one:
+        for _ in range(10):  # it may have written all before it is stopped
+            task = one.begin(["give", "x" * 40_000_000])
+            one.client.expect("initialized")
+            (process,) = storage_processes(one.program)
+            one.client.start()
+            file = one.storage.file(task)
+            wait_until(lambda: one.storage.leftovers() or file.exists(), what="it writes")  # noqa: B023
+            process.suspend()
+            leftovers = one.storage.leftovers()
+            process.kill()
+            answer = one.client.receive_result()
+            if answer["command"] == "storing":
+                one.client.expect("done")
+            if leftovers:
+                break
+        assert "STORAGE_WRITE_FAILED: the process that accesses HKube's storage was killed" in str(answer)
+        assert one.storage.leftovers() == leftovers and not file.exists()
         assert one.run(["give", 4]) == 4
+        assert one.storage.leftovers() == []
 
 
 def storage_processes(program: Program) -> list[psutil.Process]:

@@ -31,9 +31,14 @@ from hkrunner.sandbox.shared.storage_messages import (
 class StorageWire:
     """The other end of a storage process, with msgpack everywhere."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
         self._socket = sock
         self._id = 0
+        self.process = process
+
+    def close(self) -> None:
+        """End hkrunner's side."""
+        self._socket.close()
 
     def post(self, what: type[StorageRequest], message: dict[str, Any]) -> None:
         """Send a request."""
@@ -77,8 +82,10 @@ def storage_process(folder: Path) -> Iterator[StorageWire]:
             process = subprocess.Popen(start_command(theirs.fileno()), cwd="/", pass_fds=(theirs.fileno(),))
         try:
             ours.settimeout(20)
-            send(ours, Datagram(told))
-            yield StorageWire(ours)
+            unfinished = os.memfd_create("unfinished")
+            send(ours, Datagram(told, unfinished))
+            os.close(unfinished)
+            yield StorageWire(ours, process)
         finally:
             process.kill()
             process.wait()

@@ -38,6 +38,7 @@ from hkrunner.runner.storage.requests import Datagram
 from hkrunner.runner.storage.start import module_path
 from hkrunner.runner.storage.storage_process import StorageProcess
 from hkrunner.runner.storage.stored_object import StoredObject
+from hkrunner.runner.storage.unfinished_files import UnfinishedFiles
 from hkrunner.runner.storage.value_cache import MISSED_MAX, ValueCache
 from hkrunner.sandbox.codec import codec
 from hkrunner.sandbox.shared.message_format import Memfd
@@ -132,6 +133,7 @@ def test_a_storage_process_is_not_started_without_memory_for_its_messages(
     it.ask(FetchInput, b"x", answers.append)
     loop.after(0, loop.stop)
     loop.run()
+    it.close()
     loop.close()
     [answer] = answers
     assert answer.text.endswith("cannot be started: no buffer")
@@ -407,6 +409,31 @@ def test_an_object_that_is_not_written_whole_leaves_nothing(tmp_path: Path) -> N
         assert list((tmp_path / "a").iterdir()) == []
     store.write("a/b", b"", [msgspec.msgpack.encode(1)], lambda: None)
     assert [one.name for one in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_a_file_that_an_earlier_process_has_not_finished_is_removed_with_the_next_one(tmp_path: Path) -> None:
+    left, other = tmp_path / "left", tmp_path / "other"
+    left.touch()
+    with open(os.memfd_create("unfinished"), "w+b") as memory:
+        for file in (left, tmp_path / "it was renamed"):
+            memory.write(os.fsencode(file).ljust(4096, b"\0"))
+        memory.flush()
+        with UnfinishedFiles(memory.fileno()).noted(str(other)):
+            other.touch()
+            assert list(tmp_path.iterdir()) == [other]
+        UnfinishedFiles(memory.fileno()).remove_all()
+        assert other.exists()
+        assert os.fstat(memory.fileno()).st_size == 2 * 4096  # whose place is used again
+
+
+def test_a_storage_process_leaves_no_file_that_is_not_finished_when_hkrunner_is_gone(tmp_path: Path) -> None:
+    with storage_process(tmp_path) as wire:
+        wire.fetch()
+        wire.post(StoreResult, {"command": "done", "data": "x" * 40_000_000})
+        wait_until(lambda: list(tmp_path.rglob("*t1*")), what="it writes")
+        wire.close()
+        assert wire.process.wait(20) == 0
+        assert [one.name for one in tmp_path.rglob("*t1*")] in (["t1"], [])
 
 
 def test_an_object_that_nobody_waits_for_any_more_stays_not_open(tmp_path: Path) -> None:
