@@ -30,6 +30,8 @@ from ..io.loop import Loop
 from ..settings.cluster_options import SECRET_VARIABLES
 from ..settings.settings import Settings
 
+#: Files that a run opens, with some to spare; 15 suffice for large inputs and results.
+FILES_NEEDED = 20
 #: The supervisor's code. As in python_api/begin.py, no folder of the user's is on its path.
 _BEGIN = (
     "import sys; sys.path[:] = filter(None, sys.path);"
@@ -44,6 +46,7 @@ _SHELL = ("/bin/sh", "-c", 'exec "$@"', "hkrunner")
 def run(settings: Settings, where: Location) -> int:
     """Run the code in this process; return the exit status. Call from the main thread."""
     _need_pidfds()
+    _need_files()
     with contextlib.ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(3)]
         theirs = [stack.enter_context(other) for _, other in pairs]
@@ -100,6 +103,17 @@ def _need_pidfds() -> None:
             "--in-process needs Linux 5.3 or newer, and a seccomp profile that allows pidfd_open "
             f"({getattr(error, 'strerror', error)}): run the code without it"
         ) from None
+
+
+def _need_files() -> None:
+    """Raise OSError where fewer files can be opened than this process and the supervisor need.
+
+    A descriptor that is sent and finds no room is lost without a word: a task was blamed, or waited for ever.
+    """
+    with contextlib.ExitStack() as stack:
+        for _ in range(FILES_NEEDED // 2):
+            for fd in os.pipe():
+                stack.callback(os.close, fd)
 
 
 def _high(fd: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from support.child_process import ECHO
 from support.local import ALGORITHMS
 from support.programs import HKRUNNER, run
 from support.surroundings import one_sentence, run_in
@@ -32,6 +34,23 @@ def test_few_open_files_are_reported_in_one_sentence_in_process_too(count: int, 
         return
     one_sentence(ended, "oo many open files")
     assert "ulimit -n 64" in ended.stderr
+
+
+def test_values_that_need_a_descriptor_of_their_own_pass_in_process_or_the_run_does_not_begin(
+    tmp_path: Path,
+) -> None:
+    """A descriptor without room is lost: with 17 a run waited for ever, with 18 it blamed the code."""
+    (tmp_path / "echo.py").write_text(ECHO)
+    (tmp_path / "large.json").write_text(json.dumps("y" * 1_000_000))
+    args = ("-e", "echo.py", "-i", "@large.json", "--no-state", "--in-process")
+    for count in (14, 16, 18, 20, 22, 24, 26, 28):
+        ended = run_in(tmp_path, f"ulimit -n {count};", *args)
+        if ended.status == 0:
+            assert len(ended.stdout) > 1_000_000
+        else:
+            one_sentence(ended, "oo many open files")
+            assert ended.status == 1 and "ulimit -n 64" in ended.stderr
+    assert ended.status == 0, ended.stderr
 
 
 @pytest.mark.parametrize("option", ["-v 30000", "-v 20000", "-d 20000", "-d 15000", "-d 12000", "-d 8000"])
