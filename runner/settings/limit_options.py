@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...sandbox.shared.container_limits import STORAGE_BYTES, child_memory_bytes, container_memory_bytes
@@ -266,7 +267,7 @@ def _value(limit: Limit, option: Option, values: Mapping[str, Any]) -> Any:
         case Unit.CORES:
             return parse_quantity(values, option, parse_cpu)
         case Unit.BYTES:
-            return parse_quantity(values, option, parse_memory)
+            return parse_quantity(values, option, partial(parse_memory, what=limit.label))
         case Unit.COUNT:
             return parse_count(values, option, least=limit.least)
         case Unit.SECONDS:

@@ -212,33 +212,33 @@ def set_by(limit: str, origins: Iterable[tuple[str, str]]) -> str:
     return dict(origins).get(limit, declared_limits()[limit].option)
 
 
-def parse_memory(text: str) -> int:
-    """Return the bytes of a memory limit, such as 512Mi; ValueError says what is wrong."""
-    value = parse_size(text)
+def parse_memory(text: str, what: str = "memory") -> int:
+    """Return the bytes of a limit, such as 512Mi, on `what`; ValueError says what is wrong."""
+    value = parse_size(text, what)
     if value < LEAST_MEMORY_BYTES:
-        raise ValueError("memory must be at least 4 Mi")
+        raise ValueError(f"{what} must be at least 4 Mi")
     return value
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, what: str = "memory") -> int:
     """Return the bytes meant by HKube's way to write memory, such as 512Mi; ValueError says what is wrong."""
     stripped = text.strip()
     number = stripped[: _number_length(stripped)]
     unit = stripped[len(number) :].strip()
     if not unit:
-        raise ValueError(f"memory unit must be one of {_UNIT_NAMES}{_did_you_mean(number, unit)}")
+        raise ValueError(f"{what} unit must be one of {_UNIT_NAMES}{_did_you_mean(number, unit)}")
     if unit not in UNITS:
         raise ValueError(f"{unit} is not a valid unit [{_UNIT_NAMES}]{_did_you_mean(number, unit)}")
     try:
         value = float(number)
     except ValueError:
         # HKube lets a lone unit pass as "not a number", and no limit holds from then on.
-        raise ValueError(f"memory needs a number before its unit, like 512{unit}; got {text!r}") from None
+        raise ValueError(f"{what} needs a number before its unit, like 512{unit}; got {text!r}") from None
     if value < 0:
         raise ValueError("value must be >= 0")
     value *= UNITS[unit]
     if value >= 2**63:
-        raise ValueError(f"memory cannot be as large as {text.strip()}")
+        raise ValueError(f"{what} cannot be as large as {text.strip()}")
     return int(value)
 
 

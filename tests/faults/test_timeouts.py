@@ -88,7 +88,9 @@ def test_a_process_that_has_ended_still_counts(tmp_path: Path) -> None:
         ("--timeout", "-1", "--timeout wants a number of seconds"),
         ("--timeout", "nan", "--timeout wants a number of seconds from 0.001 on, not 'nan'"),
         ("--timeout", "1e10", "--timeout wants a number of seconds up to 1000000000, not '1e10'"),
-        ("--disk", "1", "memory unit must be one of"),
+        ("--disk", "1", "--disk 1: disk unit must be one of"),
+        ("--disk", "1Ki", "--disk 1Ki: disk must be at least 4 Mi"),
+        ("--disk", "Mi", "disk needs a number before its unit"),
     ],
 )
 def test_an_invalid_limit_is_refused_before_anything_starts(
