@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HIGH = min(100, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 #: The longest time that a worker waits for the child to read a record; then it never sends one again.
 STALL_S = 5.0
-#: As in termios, which nothing else of ours loads. From include/uapi/asm-generic/ioctls.h of Linux.
-_FIONREAD = 0x541B
+#: As in termios, which nothing else of ours loads: from asm-generic/ioctls.h of Linux, or that of powerpc.
+_FIONREAD = 0x4004667F if os.uname().machine.startswith("ppc") else 0x541B
 
 
 class OwnedDescriptor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass
 
 import pytest
-from hkrunner.sandbox.child import fork_log_records
+from hkrunner.sandbox.child import fork_log_pipes, fork_log_records
 from support.programs import Result, run
 
 BEGIN = """
@@ -187,3 +188,7 @@ def test_threads_that_fork_and_log_at_once_do_not_hold_each_other_up() -> None:
     expected = {f"fork {number} {count}" for number in range(4) for count in range(20)}
     assert lines.count("main") == 80 and expected <= set(lines) and len(lines) == 160
     assert time.monotonic() - began < 20
+
+
+def test_what_is_left_in_a_pipe_is_asked_for_by_this_machines_number() -> None:
+    assert termios.FIONREAD == fork_log_pipes._FIONREAD
