@@ -23,6 +23,7 @@ from ..serving.child_pool import ChildPool
 from ..serving.run_context import RunContext
 from ..settings.limit_options import beyond_container
 from ..settings.settings import Settings, WorkerSettings
+from ..settings.worker_url import without_login
 from .install_progress import install_progress
 from .run_signals import hold_signals, obey_signals
 
@@ -337,9 +338,8 @@ def _serve(context: RunContext, user_process: UserProcessAttachment | None) -> i
     serving = settings.serving
 
     def given_up(reason: str) -> None:
-        output.warn(
-            f"hkrunner: no worker at {serving.url} within {serving.connect_timeout_s:.12g} s: {reason}"
-        )
+        url = without_login(serving.url)
+        output.warn(f"hkrunner: no worker at {url} within {serving.connect_timeout_s:.12g} s: {reason}")
         supervisor.shutdown(5)
 
     retention = retention_of(loop, settings, output, store)

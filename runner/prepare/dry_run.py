@@ -16,6 +16,7 @@ from ...sandbox.parent.thread_variables import thread_variables
 from ...sandbox.shared.entry import Location
 from ...sandbox.shared.limits import Limits, declared_limits, set_by
 from ..settings.settings import Settings
+from ..settings.worker_url import without_login
 from .prepare import prepare
 
 
@@ -29,7 +30,7 @@ def describe_run(settings: Settings, environ: Mapping[str, str]) -> dict[str, An
             "inProcess": settings.local_run.in_process,
             "tasks": tasks,
             "processes": _processes(settings, tasks),
-            "url": None if settings.local_run.is_local else settings.serving.url,
+            "url": None if settings.local_run.is_local else without_login(settings.serving.url),
             "encoding": settings.serving.encoding,
             **describe_surroundings(settings),
             **describe_algorithm(ready._replace(records=settings.records), where, environ),

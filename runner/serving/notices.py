@@ -13,6 +13,7 @@ from ..console.terminal import Output
 from ..protocol.messages import printable
 from ..protocol.task_state import Event, State
 from ..settings.settings import NO_LIMITS, Settings
+from ..settings.worker_url import without_login
 
 #: Suppress "waiting for an HKube worker" for this long while the code loads.
 LOADING_S = 3.0
@@ -50,6 +51,7 @@ class WorkerNotices:
         """A worker is connected."""
         self._is_waiting_shown = False
         self._unreachable = None
+        url = without_login(url)
         self._say(f"● connected to {url}")
         self._output.events.emit("connected", {"url": url, "encoding": self._settings.serving.encoding})
 
@@ -64,7 +66,7 @@ class WorkerNotices:
             self._unreachable = url, reason
             return
         self._is_waiting_shown = True
-        self._output.say(f"◌ waiting for an HKube worker at {url}: {reason}; retrying")
+        self._output.say(f"◌ waiting for an HKube worker at {without_login(url)}: {reason}; retrying")
         if not self._settings.local_run.is_local:
             self._output.say(f"  no worker here? run one task without it:  {self._settings.local_command}")
 

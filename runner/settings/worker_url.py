@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -10,6 +11,9 @@ from ..errors import SettingsError
 
 DEFAULT_URL = "ws://localhost:3000"
 _SOCKETIO_SCHEMES = {"http": "ws", "https": "wss"}
+_LOGIN = re.compile(r"(?<=://)[^/?#]*@")
+#: The same in an address that cannot be taken apart: a password may have a slash.
+_LOGIN_OF_ANY = re.compile(r"(?<=://).*@", re.DOTALL)
 _PARTS = ("WORKER_SOCKET_PROTOCOL", "WORKER_SOCKET_HOST", "WORKER_SOCKET_PORT")
 
 
@@ -35,14 +39,17 @@ def worker_url(
         protocol, host, port = (environ.get(name) or "" for name in _PARTS)
         url = f"{protocol or 'ws'}://{host or '127.0.0.1'}:{port or '3000'}" if sources else DEFAULT_URL
     where = f" (set by {', '.join(sources)})" if sources else ""
+    shown = _LOGIN_OF_ANY.sub("****@", url)
     try:
         parts = urlsplit(url)
         port_number = parts.port
     except ValueError as error:
-        raise SettingsError(f"the worker's URL {url!r} is wrong: {error}{where}") from None
+        # The error quotes a part of the URL, which may be one of the password.
+        why = error if shown == url else "what a name or a password has of /?#[]@: is written as %2F, %3F, …"
+        raise SettingsError(f"the worker's URL {shown!r} is wrong: {why}{where}") from None
     scheme = _SOCKETIO_SCHEMES.get(parts.scheme, parts.scheme) if socketio else parts.scheme
     if scheme not in ("ws", "wss") or not parts.hostname or port_number == 0:
-        raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {url!r}{where}")
+        raise SettingsError(f"the worker's URL must look like {DEFAULT_URL}, not {shown!r}{where}")
     present = dict(parse_qsl(parts.query, keep_blank_values=True))
     if present.get("storage", storage) != storage:
         raise SettingsError(
@@ -59,3 +66,8 @@ def worker_url(
         path = path if path.strip("/") else "/socket.io/"
     query = "&".join([parts.query, *added] if parts.query else added)
     return f"{scheme}://{parts.netloc}{path}?{query}"
+
+
+def without_login(url: str) -> str:
+    """Return the worker's URL as it may be shown: with **** for a name and a password."""
+    return _LOGIN.sub("****@", url)

@@ -116,3 +116,34 @@ def test_an_invalid_url_is_refused_before_anything_starts(tmp_path: Path, url: s
     assert ended.status == 2
     assert len(ended.stderr.splitlines()) == 1
     assert "URL" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ws://me:hush@127.0.0.1:port", "ws://me:hu/sh@127.0.0.1:1", "http://me:hush@host", "ws://me:hush@"],
+)
+def test_an_invalid_url_is_refused_without_its_password(tmp_path: Path, url: str) -> None:
+    ended = run_hkrunner("--entry", OBEYS, "--url", url, cwd=tmp_path)
+    assert ended.status == 2
+    (line,) = ended.stderr.splitlines()
+    assert "URL" in line and "****@" in line and "hu" not in line, line
+
+
+def test_a_login_in_the_url_is_shown_and_kept_nowhere(tmp_path: Path) -> None:
+    with ScriptedWorker(listens=False) as worker:
+        url = f"ws://me:hush@127.0.0.1:{worker.port}"
+        dry = run_hkrunner("--entry", OBEYS, "--url", url, "--dry-run", "-j", cwd=tmp_path)
+        late = run_hkrunner("--entry", OBEYS, "--url", url, "--connect-timeout", "0.1", cwd=tmp_path)
+        assert late.status == 5 and f"no worker at ws://****@127.0.0.1:{worker.port}?" in late.stderr
+        worker.listen()
+        args = ("--entry", OBEYS, "--url", url, "--keep-values", "all", "-v", "-j")
+        with serving(*args, cwd=tmp_path) as program:
+            client = worker.accept()
+            client.initialize(["raise", "boom"])
+            client.expect("initialized")
+            client.start()
+            client.expect("errorMessage")
+    said = [dry.stdout, dry.stderr, late.stdout, late.stderr, *program.stdout, *program.stderr]
+    kept = [file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file()]
+    assert kept and any("connected to ws://****@" in line for line in said)
+    assert "hush" not in "".join(said + kept)
