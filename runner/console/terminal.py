@@ -63,6 +63,9 @@ class Output:
         self.events = EventSink()
         self.out = NonblockingWriter(loop, results, buffer_max=None if local else BUFFER_MAX)
         self.err = NonblockingWriter(loop, 2)
+        #: Whether both are one terminal, pipe or file, and whether its last bytes came by stdout.
+        self._is_one = _is_one(results, 2)
+        self._is_after_out = False
         self._has_status = False
         self._lines: list[str] = []  #: lines that wait, to be written together with others
         self._joined = loop.alarm(self._write_lines)
@@ -87,6 +90,8 @@ class Output:
     def result(self, line: bytes) -> None:
         """Write a result, which is JSON, as one line to stdout."""
         self.show_status(None)
+        if self._is_one and not self.err.at_line_start:
+            self.err.write(b"\n", ours=True)  # the algorithm's last line has no end
         if self._escaped is not None and not line.isascii():
             text = line.decode("utf-8", "replace")
             line = self._escaped.sub(lambda found: json.dumps(found[0])[1:-1], text).encode()
@@ -102,7 +107,9 @@ class Output:
         if self._lines:
             self._write_lines()
         self.show_status(None)
-        (self.out if stream == "stdout" and not self._local else self.err).write(data)
+        to_out = stream == "stdout" and not self._local
+        (self.out if to_out else self.err).write(data)
+        self._is_after_out = to_out and self._is_one
 
     def end_lines(self) -> None:
         """Pass on lines that are kept until they are finished."""
@@ -173,7 +180,8 @@ class Output:
             return
         lines, self._lines = self._lines, []
         self.show_status(None)
-        begin = "" if self.err.at_line_start else "\n"
+        begin = "" if (self.out if self._is_after_out else self.err).at_line_start else "\n"
+        self._is_after_out = False
         shown = "".join([self._dressed(text) + "\n" for text in lines])
         self.err.write((begin + shown).encode(self._encoding, "backslashreplace"), ours=True)
 
@@ -199,6 +207,14 @@ def wants_color(asked: str, environ: Mapping[str, str]) -> bool:
     if asked != "auto":
         return asked == "always"
     return os.isatty(2) and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb"
+
+
+def _is_one(one: int, other: int) -> bool:
+    """Whether both descriptors lead to the same terminal, pipe or file."""
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:  # one of them is closed
+        return False
 
 
 def _escaped_in_results(encoding: str, fd: int) -> re.Pattern[str] | None:

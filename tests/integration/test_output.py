@@ -41,6 +41,13 @@ def test_both_streams_are_kept_apart_and_in_order(tmp_path: Path) -> None:
     assert "out without an end of line" in run.stderr and "\n✔ t1 done" in run.stderr
 
 
+def test_a_result_has_a_line_of_its_own_also_after_a_line_without_an_end(tmp_path: Path) -> None:
+    (tmp_path / "alg.py").write_text('def start(args, api):\n    print("half a line", end="")\n    return 5\n')
+    ended = run(["sh", "-c", 'exec "$0" alg.py -i 1 -i 1 2>&1', HKRUNNER], cwd=tmp_path)
+    lines = [line.partition(" done")[0] for line in ended.stdout.splitlines()]
+    assert lines == ["half a line", "5", "✔ t1", "half a line", "5", "✔ t2"]
+
+
 def test_quiet_shows_only_what_the_algorithm_prints(tmp_path: Path) -> None:
     ended = run_hkrunner("-q", "-e", ALGORITHMS / "prints_json.py", "-i", "1", cwd=tmp_path)
     assert ended.stderr.splitlines() == ['{"output": "not this one"}', '"nor this"']
