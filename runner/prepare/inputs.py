@@ -151,7 +151,7 @@ def as_list(data: bytes, what: str) -> bytes:
         raise SettingsError(f"{what} is JSON nested too deeply") from None
     except ValueError as error:
         wrong = unreadable.why(error, f"is not JSON: {_found(data)}")
-        raise SettingsError(f"{what} {wrong}{_hint(data, what)}") from None
+        raise SettingsError(f"{what} {wrong}{_hint(error, what)}") from None
     stripped = text.strip().encode()
     return stripped if isinstance(value, list) else b"[" + stripped + b"]"
 
@@ -172,16 +172,30 @@ def _found(data: bytes) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...") if text else "nothing"
 
 
-def _hint(data: bytes, what: str) -> str:
-    text = data.decode("utf-8", "replace").strip()
-    if text and text[0] not in "[{\"'-0123456789" and len(text) < 200:
-        if "--tasks" in what or text.startswith("@"):  # @ has no meaning here
-            return f"""; a string needs quotes: '"{text}"'"""
-        return f"""; a string needs quotes: '"{text}"', a file an @: @{text}"""
-    if "'" in text and '"' not in text:
+def _hint(error: ValueError, what: str) -> str:
+    """Return what helps against an error of the JSON parser, "" where nothing is certain."""
+    if not isinstance(error, json.JSONDecodeError):
+        return ""
+    text, rest, is_typed = error.doc.strip(), error.doc[error.pos :], what == "--input"
+    if "\n" in text and error.msg == "Extra data" and error.colno == 1:
+        return "; a file with one input per line is for --tasks"
+    if text[:1] in ("[", "{", "'") and "'" in text and '"' not in text:
         return "; JSON strings need double quotes"
+    if rest.startswith(("True", "False", "None")):
+        return "; JSON writes true, false and null"
+    if text and text[0] not in "[{\"'-0123456789":
+        if what.startswith("the file "):
+            return """; if the code is to read the file itself, give its path as a string: -i '"PATH"'"""
+        if "\n" in text or len(text) >= 200:
+            return ""
+        if not is_typed:
+            return f"""; a string needs quotes: "{text}\""""
+        file = "" if text.startswith("@") else f", a file an @: @{text}"  # @@ has no meaning
+        return f"""; a string needs quotes: '"{text}"'{file}"""
+    if is_typed and '"' not in text and rest[:1].isalpha():
+        return """; the shell removes double quotes unless single ones surround them: -i '{"a": 1}'"""
     if "," in text and len(text) < 200:
         with contextlib.suppress(ValueError):
             json.loads(f"[{text}]")
-            return f"; a list needs brackets: '[{text}]'"
+            return f"; a list needs brackets: '[{text}]'" if is_typed else f"; a list needs brackets: [{text}]"
     return ""

@@ -67,6 +67,32 @@ def test_what_is_wrong_is_reported(data: bytes, sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("what", "data", "hint"),
+    [
+        ("--input", "{a:1}", "the shell removes double quotes unless single ones surround them: -i '{\"a\": 1}'"),
+        ("--input", "[True]", "JSON writes true, false and null"),
+        ("--input", '{"a": None}', "JSON writes true, false and null"),
+        ("stdin (--input -)", "hello", 'a string needs quotes: "hello"'),
+        ("line 1 of x.csv (--tasks)", "a,b", 'a string needs quotes: "a,b"'),
+        ("line 1 of x.csv (--tasks)", "1,2", "a list needs brackets: [1,2]"),
+        (
+            "the file x.csv (--input)",
+            "name\nO'Neil",
+            "if the code is to read the file itself, give its path as a string: -i '\"PATH\"'",
+        ),
+        ("the file x.jsonl (--input)", "[1]\n[2]\n", "a file with one input per line is for --tasks"),
+        ("the file x.json (--input)", '{"a": 1,\n"b" 2}', ""),
+        ("--input", "[NaN]", ""),
+        ("--input", "[.5]", ""),
+    ],
+)
+def test_what_helps_depends_on_where_the_input_comes_from(what: str, data: str, hint: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        as_list(data.encode(), what)
+    assert str(caught.value).partition("; ")[2].removeprefix("write null") == hint
+
+
 def test_files_lie_in_the_working_folder_and_empty_lines_are_no_tasks(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_text("[1]\n")
     (tmp_path / "many.jsonl").write_text('\n2\n   \n{"a": 3}\n')
