@@ -201,7 +201,7 @@ class LocalRun:
         if self._usable:
             process.supervisor.shutdown(0)
             return
-        known = failure.code in MEMORY_CODES or failure.code == SANDBOX_UNAVAILABLE
+        known = failure.code in (*MEMORY_CODES, SANDBOX_UNAVAILABLE, "ENTRY_NOT_FOUND")
         status = exit_status_of(failure.code) if known else 4
         self.report.note_status(status)
         self._is_over = True

@@ -197,5 +197,7 @@ def _hint(error: ValueError, what: str) -> str:
     if "," in text and len(text) < 200:
         with contextlib.suppress(ValueError):
             json.loads(f"[{text}]")
-            return f"; a list needs brackets: '[{text}]'" if is_typed else f"; a list needs brackets: [{text}]"
+            return (
+                f"; a list needs brackets: '[{text}]'" if is_typed else f"; a list needs brackets: [{text}]"
+            )
     return ""

@@ -43,7 +43,17 @@ def load(where: Location, *, bare: FrozenSet[str], python_path: List[str]) -> En
     os.environ["_HKRUNNER_ENTRY_FILE"], os.environ["_HKRUNNER_ENTRY_FOLDER"] = where.file, folder
     if where.file and not os.path.lexists(where.file):  # it was there when hkrunner began
         raise EntryError("ENTRY_NOT_FOUND", f"{where.shown} is not in {where.folder} any more")
-    return entry_of(importlib.import_module(name), where)
+    try:
+        return entry_of(importlib.import_module(name), where)
+    except ModuleNotFoundError as error:
+        # It counts as a module only because there is no such file, and may be a mistyped name of a file.
+        if where.file or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        python = sys.executable or "python"
+        raise EntryError(
+            "ENTRY_NOT_FOUND",
+            f"no file {name} in {where.folder}, and no module {error.name} is installed (python: {python})",
+        ) from None
 
 
 @functools.lru_cache(maxsize=1)

@@ -115,6 +115,10 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return _hint_of_encoding(error)
     if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
+    if is_a(error, SystemExit) and _is_raised_in(error, "argparse.py"):
+        return '; its command line has no arguments: values come by --input, as args["input"]'
+    if number == errno.ENOENT:
+        return _hint_of_folder(field(OSError, "filename", error))
     if number == errno.EFBIG:
         return "; the size of a file is limited"
     if number == errno.ENOSPC:
@@ -139,6 +143,20 @@ def _hint_of_encoding(error: BaseException) -> str:
             return ""
         which = "imported file" if code.co_code[at : at + 1] == bytes((opmap.get("IMPORT_NAME", 0),)) else ""
     return f"; Python reads UTF-8: save the {which} as that (it may be UTF-16)" if which else ""
+
+
+def _hint_of_folder(name: Any) -> str:
+    """Return where a missing file is, if that is the folder in which hkrunner was started; else ""."""
+    started = os.environ.get("PWD", "")
+    if not started or not is_a(name, str) or os.path.isabs(exact(name)):
+        return ""
+    path = os.path.normpath(os.path.join(started, exact(name)))
+    try:
+        return (
+            f"; the working folder is {os.getcwd()}, and the file is {path}" if os.path.exists(path) else ""
+        )
+    except (OSError, ValueError):  # the working folder was removed, or the name has a null
+        return ""
 
 
 def _is_raised_in_start(error: BaseException) -> bool:

@@ -70,7 +70,7 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
     unusable = _unusable(os.path.abspath(os.path.join(folder or cwd, os.path.expanduser(name))))
     if unusable:
         raise EntryError("ENTRY_NOT_FOUND", unusable)
-    base = folder or os.path.dirname(os.path.join(cwd, name)) or cwd
+    base = folder or os.path.dirname(os.path.normpath(os.path.join(cwd, name)))
     hint = _python_files(base)
     if entry is None:
         raise EntryError("ENTRY_NOT_FOUND", f"no algorithm was named, and {_without_default(base, hint)}")

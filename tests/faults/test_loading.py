@@ -89,6 +89,14 @@ def test_a_missing_entry_is_reported_in_one_sentence(
     assert not (tmp_path / ".hkrunner").exists()
 
 
+@pytest.mark.parametrize(("entry", "module"), [("no_such.module", "no_such"), ("model.pkl", "model")])
+def test_a_dotted_name_of_nothing_is_no_missing_package(entry: str, module: str, tmp_path: Path) -> None:
+    ended = run_hkrunner(entry, "--input", "1", cwd=tmp_path)
+    assert (ended.status, ended.stdout) == (3, "")
+    said = f"ENTRY_NOT_FOUND: no file {entry} in {tmp_path}, and no module {module} is installed (python: "
+    assert said in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
 def test_a_folder_without_main_names_what_it_holds(tmp_path: Path) -> None:
     ended = run_hkrunner("--entry", ALGORITHMS / "folder_without_main", "--input", "1", cwd=tmp_path)
     assert "there is: first.py, second.py: name one with --entry" in ended.stderr

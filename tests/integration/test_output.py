@@ -42,7 +42,9 @@ def test_both_streams_are_kept_apart_and_in_order(tmp_path: Path) -> None:
 
 
 def test_a_result_has_a_line_of_its_own_also_after_a_line_without_an_end(tmp_path: Path) -> None:
-    (tmp_path / "alg.py").write_text('def start(args, api):\n    print("half a line", end="")\n    return 5\n')
+    (tmp_path / "alg.py").write_text(
+        'def start(args, api):\n    print("half a line", end="")\n    return 5\n'
+    )
     ended = run(["sh", "-c", 'exec "$0" alg.py -i 1 -i 1 2>&1', HKRUNNER], cwd=tmp_path)
     lines = [line.partition(" done")[0] for line in ended.stdout.splitlines()]
     assert lines == ["half a line", "5", "✔ t1", "half a line", "5", "✔ t2"]

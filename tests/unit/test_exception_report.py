@@ -82,6 +82,28 @@ def test_a_read_of_stdin_is_reported_with_what_to_use_instead() -> None:
     )
 
 
+def test_arguments_that_are_missed_are_reported_with_what_to_use_instead() -> None:
+    def start() -> None:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--lr", required=True)
+        parser.parse_args([])
+
+    message = describe(caught(start), HERE)["message"]
+    assert (
+        message.startswith("EXITED: sys.exit(2) ended the algorithm") and "values come by --input" in message
+    )
+
+
+def test_a_file_of_the_folder_where_hkrunner_was_started_is_found_for_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data.csv").touch()
+    monkeypatch.setenv("PWD", str(tmp_path))
+    there, nowhere = (describe(caught(partial(open, one)), HERE)["message"] for one in ("data.csv", "no.csv"))
+    assert f"; the working folder is {os.getcwd()}, and the file is {tmp_path}/data.csv" in there
+    assert "the working folder" not in nowhere
+
+
 def test_input_that_is_read_as_a_dict_is_reported_as_the_list_that_it_is() -> None:
     def start(args: Any) -> None:
         args["input"]["lr"]

@@ -70,7 +70,11 @@ def test_what_is_wrong_is_reported(data: bytes, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("what", "data", "hint"),
     [
-        ("--input", "{a:1}", "the shell removes double quotes unless single ones surround them: -i '{\"a\": 1}'"),
+        (
+            "--input",
+            "{a:1}",
+            "the shell removes double quotes unless single ones surround them: -i '{\"a\": 1}'",
+        ),
         ("--input", "[True]", "JSON writes true, false and null"),
         ("--input", '{"a": None}', "JSON writes true, false and null"),
         ("stdin (--input -)", "hello", 'a string needs quotes: "hello"'),
