@@ -152,7 +152,8 @@ class ProgramChannel:
     def reply(self, task: int, wire: Wire) -> None:
         """Pass on a reply of the worker to a call of the code API; a memfd stays the caller's."""
         if self._connection is not None:
-            self._connection.send(_view_of(wire))
+            view = _view_of(wire)  # a mapping has a descriptor
+            self._connection.send(bytes(view) if self._connection.is_behind else view)
 
     def stop(self, task: int, options: Mapping[str, object]) -> None:
         """Send `stop`, with the options of the worker."""

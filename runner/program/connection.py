@@ -23,6 +23,9 @@ from ..link.message_memory import MessageMemoryPool, WorkerMessage
 #: Read what was sent before a task for at most this long: a program might write without end.
 CATCH_UP_S = 0.05
 
+#: With this many messages to be written, the program reads none.
+WAITING_MAX = 32
+
 OnSent = Callable[[], None]
 
 
@@ -90,6 +93,11 @@ class ProgramConnection:
         else:
             # Not sendfile(), which sends references to pages: their memory is reused before they have left.
             self._put(Piece(memoryview(head)), Piece(data, on_sent))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the program reads nothing, as far as one can tell: descriptors should not wait for it."""
+        return len(self._queue) >= WAITING_MAX
 
     def ping(self) -> None:
         """Ask the program for a pong."""

@@ -21,6 +21,10 @@ from .loop_protocol import LoopProtocol
 
 OnMessage = Callable[[int, ProcessMessage], None]
 
+#: Replies that the kernel keeps of a child that reads none, with their descriptors: of all that are under way
+#: in a user's sockets, there may be no more than one process may have open. It takes some 50 of them here.
+REPLIES_BYTES = 16 * 1024
+
 
 class ChildChannel(Protocol):
     """What a handle of a child needs to exchange messages with it. Nothing blocks."""
@@ -84,6 +88,7 @@ class FramedChannel:
         self._tasks, self._control = tasks, control
         for one in (tasks, control):
             one.setblocking(False)
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REPLIES_BYTES)
         self._poll = select.poll()
         self._poll.register(tasks, select.POLLIN)
         self._to_main = FrameSender(loop, tasks)

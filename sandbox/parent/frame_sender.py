@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import socket
 import sys
 from collections import deque
 
-from ..shared.channel import header
+from ..shared.channel import header, write_all
 from ..shared.message_format import Memfd, ProcessMessage, encode
 from .loop_protocol import LoopProtocol
+
+#: With this many messages to be written, a child reads none: of further large ones no descriptor stays open.
+WAITING_MAX = 32
 
 
 class FrameSender:
@@ -20,7 +24,8 @@ class FrameSender:
         self._loop = loop
         self._socket = sock
         self._fd = sock.fileno()
-        self._queue: deque[tuple[memoryview, int | None]] = deque()
+        #: Bytes, and the descriptor that goes with their first; or what is in the memfd that goes with them.
+        self._queue: deque[tuple[memoryview, int | bytes | None]] = deque()
         self._is_ending = False
         self._is_waiting = False  #: for the kernel to take more
 
@@ -33,7 +38,12 @@ class FrameSender:
 
     def send_blob(self, task: int, kind: int, blob: Memfd) -> None:
         """Send a message whose bytes are in a memfd; the descriptor stays the caller's."""
-        self._put(header(kind, task, blob.size, blob=True), os.dup(blob.fd))
+        head = header(kind, task, blob.size, blob=True)
+        if len(self._queue) < WAITING_MAX:
+            self._put(head, os.dup(blob.fd))
+        else:
+            with mmap.mmap(blob.fd, blob.size, prot=mmap.PROT_READ) as content:
+                self._put(head, content[:])
 
     def end(self) -> None:
         """Shut the stream down once everything is written."""
@@ -44,13 +54,13 @@ class FrameSender:
     def drop(self) -> None:
         """Forget what was not written."""
         for _, fd in self._queue:
-            if fd is not None:
+            if isinstance(fd, int):
                 os.close(fd)
         self._queue.clear()
         if self._socket.fileno() >= 0:
             self._loop.on_writable(self._fd, None)
 
-    def _put(self, data: bytes, fd: int | None = None) -> None:
+    def _put(self, data: bytes, fd: int | bytes | None = None) -> None:
         """Write these bytes, and this descriptor with their first; it is closed once it is sent."""
         is_idle, sent = not self._queue, 0
         if is_idle and fd is None:
@@ -68,6 +78,9 @@ class FrameSender:
         while self._queue:
             data, fd = self._queue[0]
             try:
+                if isinstance(fd, bytes):
+                    fd = _memfd_with(fd)
+                    self._queue[0] = data, fd
                 if fd is None:
                     sent = self._socket.send(data)
                 else:
@@ -91,3 +104,13 @@ class FrameSender:
         if self._is_ending:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
+
+
+def _memfd_with(content: bytes) -> int:
+    fd = os.memfd_create("hkrunner-message", os.MFD_CLOEXEC)
+    try:
+        write_all(fd, content)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

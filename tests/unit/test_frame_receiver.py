@@ -1,16 +1,20 @@
-"""The reading side of a socket between two of the processes."""
+"""The two sides of a socket between two of the processes."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 
 import pytest
 from hkrunner.runner.io.loop import Loop
+from hkrunner.sandbox.parent.child_channel import FramedChannel
 from hkrunner.sandbox.parent.frame_receiver import MANY, FrameReceiver
-from hkrunner.sandbox.shared.channel import ChannelError
-from hkrunner.sandbox.shared.message_format import ProcessMessage, encode
+from hkrunner.sandbox.parent.frame_sender import WAITING_MAX
+from hkrunner.sandbox.shared.channel import ChannelError, FrameReader, fds_of
+from hkrunner.sandbox.shared.message_format import Memfd, ProcessMessage, encode
 from hkrunner.sandbox.shared.messages import FROM_CHILD, Problem
+from support.waiting import wait_until
 
 
 class Receiving:
@@ -125,3 +129,49 @@ def test_after_a_flood_a_large_message_is_read_in_two_pieces_and_no_flood_after_
     assert receiving.texts == ["y" * 100_000]
     receiving.loop.turn(0)
     assert 1 < len(receiving.texts) < MANY
+
+
+def test_large_replies_that_a_child_does_not_read_take_few_descriptors() -> None:
+    loop = Loop()
+    tasks, _ = pair = socket.socketpair()
+    control, theirs = socket.socketpair()
+    channel = FramedChannel(loop, tasks, control)
+    channel.listen_with(lambda task, message: None, lambda error: None, lambda cut: None)
+    contents = [str(number).encode() * 1000 for number in range(500)]
+    before = len(os.listdir("/proc/self/fd"))
+    for content in contents:
+        with open(os.memfd_create("reply"), "w+b", buffering=0) as file:
+            file.write(content)
+            channel.reply(1, Memfd(file.fileno(), len(content)))
+    assert len(os.listdir("/proc/self/fd")) <= before + WAITING_MAX
+    theirs.setblocking(False)
+    reader, found = FrameReader(), list[bytes]()
+
+    def read() -> int:
+        """Return how many descriptors have come."""
+        count = 0
+        while True:
+            try:
+                data, ancillary, _, _ = theirs.recvmsg(65536, socket.CMSG_LEN(4))
+            except BlockingIOError:
+                return count
+            for frame in reader.feed(data, fds_of(ancillary)):
+                assert frame.fd is not None
+                with open(frame.fd, "rb") as file:
+                    file.seek(0)
+                    found.append(file.read())
+                count += 1
+
+    assert 0 < read() <= 100  # those on their way count for all processes of the user
+
+    def have_come() -> bool:
+        loop.turn(0)
+        read()
+        return len(found) == len(contents)
+
+    wait_until(have_come, what="all replies")
+    assert found == contents
+    channel.close()
+    for one in (*pair, theirs):
+        one.close()
+    loop.close()

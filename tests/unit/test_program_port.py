@@ -19,9 +19,9 @@ from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.message_memory import WorkerMessage
 from hkrunner.runner.program import port
 from hkrunner.runner.program.channel import ProgramChannel
-from hkrunner.runner.program.connection import ProgramConnection
+from hkrunner.runner.program.connection import WAITING_MAX, ProgramConnection
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
-from hkrunner.sandbox.shared.message_format import ProcessMessage
+from hkrunner.sandbox.shared.message_format import Memfd, ProcessMessage
 from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start, TaskRead
 from support.waiting import wait_until
 
@@ -286,6 +286,32 @@ def test_a_program_waits_while_hkrunner_may_open_no_more_files(
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
     assert strange.ask(strange.path).startswith("HTTP/1.1 101")
+
+
+def test_large_replies_that_a_program_does_not_read_take_few_descriptors(program: Program) -> None:
+    channel = ProgramChannel(program.loop, "json", set())
+    channel._connection = program.connection
+    contents = [str(number).encode() * 100_000 for number in range(100, 200)]
+    before = len(os.listdir("/proc/self/fd"))
+    for content in contents:
+        with open(os.memfd_create("reply"), "w+b", buffering=0) as file:
+            file.write(content)
+            channel.reply(1, Memfd(file.fileno(), len(content)))
+    assert len(os.listdir("/proc/self/fd")) <= before + WAITING_MAX
+    program.sock.setblocking(False)
+    answers = b""
+
+    def have_come() -> bool:
+        nonlocal answers
+        program.loop.turn(0)
+        with contextlib.suppress(BlockingIOError):
+            answers += program.sock.recv(1 << 20)
+        return answers.endswith(b"199199")
+
+    wait_until(have_come, what="the last one")
+    head = b"\x81\x7f" + struct.pack("!Q", 300_000)
+    assert answers == b"".join(head + one for one in contents)
+    channel.close()
 
 
 # ---- its messages
