@@ -21,17 +21,16 @@ class DiskProblems:
         """Nothing has gone wrong. tasks_folder: where the task's folder is, or was to be."""
         self.sentences: list[str] = []
         self._tasks_folder = tasks_folder
-        self._state_folder = os.path.dirname(tasks_folder)
 
     def note(self, what: str, error: OSError) -> None:
         """Add a sentence on what could not be kept, unless there is one on the same error."""
         if error.errno in self._noted:
             return
         self._noted |= {error.errno}
-        folder = os.path.join(self._tasks_folder, self.task)
+        folder, state_folder = f"{self._tasks_folder}/{self.task}", os.path.dirname(self._tasks_folder)
         remedy = "--state-dir DIR keeps it elsewhere, --no-state nowhere"
         place = error.filename2 or error.filename
-        if what == "metrics" and isinstance(place, str) and not place.startswith(self._state_folder):
+        if what == "metrics" and isinstance(place, str) and not place.startswith(state_folder):
             folder, remedy = place, "--metrics-dir DIR keeps them elsewhere"
         code = errno.errorcode.get(error.errno or 0, "")
         told = f"{what} cannot be kept in {folder}: {error.strerror} ({code})"
