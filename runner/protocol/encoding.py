@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ...sandbox.codec import codec
+from ...sandbox.codec import codec, lean_msgspec
 from . import bson_reader
 
 #: The parent looks for the names in messages up to this size; in larger ones the child does.
@@ -70,7 +70,7 @@ def finds_names_at_once(encoding: str, size: int) -> bool:
 
 
 def prepare_for_larger(encoding: str) -> None:
-    """Import what makes finds_names_at_once() true for every size: 15 ms, and 2.5 MB for good."""
+    """Import what makes finds_names_at_once() true for every size: 15 ms, and 3 MB for good."""
     _top_of(encoding, True)
 
 
@@ -104,12 +104,11 @@ NAME_MAX = 1000
 def _top_of(encoding: str, large: bool) -> Callable[[Any], Any]:
     """Return a decoder that gives the names in `data` of a message; `large`: it makes no other objects."""
     if encoding in _JSONS and not large:
-        # msgspec would skip the input: that saves 50 µs for 8 KiB, and costs 2.5 MB of memory for good.
+        # msgspec would skip the input: that saves 50 µs for 8 KiB, and costs 3 MB of memory for good.
         decode = json.JSONDecoder().decode  # json.loads() would detect the encoding first
         return lambda wire: decode(wire.decode())["data"]
     if encoding != "bson":
-        import msgspec
-
+        msgspec = lean_msgspec.load()
         types: list[Any] = [(name, str | None, None) for name in _NAMES]
         message = msgspec.defstruct("Initialize", [("data", msgspec.defstruct("Names", types))])
         module = msgspec.msgpack if encoding == "msgpack" else msgspec.json

@@ -1,9 +1,11 @@
-"""A module that is imported late is loaded at its first use, and is then the module itself."""
+"""A module that is imported late is loaded at its first use; libraries come without what they do not use."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
 
 SCRIPT = """
 import sys
@@ -33,6 +35,28 @@ except ModuleNotFoundError as error:
 def test_a_module_is_loaded_at_its_first_use() -> None:
     ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, "No module named 'no_such_module'\n"), ended.stderr
+
+
+@pytest.mark.parametrize("threads", [0, 2], ids=["alone", "beside threads of the user's"])
+def test_msgspec_is_loaded_without_typing_extensions_unless_a_thread_may_import_it_meanwhile(
+    threads: int,
+) -> None:
+    script = f"""
+import sys, threading
+from hkrunner.sandbox.codec import codec
+
+end = threading.Event()
+for _ in range({threads}):
+    threading.Thread(target=end.wait).start()
+codec.accelerate()
+is_there = "typing_extensions" in sys.modules
+import typing_extensions
+end.set()
+print(is_there, codec.decode("json", b"[1]"))
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    is_there = threads > 0 or sys.version_info < (3, 11)
+    assert (ended.returncode, ended.stdout) == (0, f"{is_there} [1]\n"), ended.stderr
 
 
 def test_a_local_run_loads_nothing_that_only_unreleased_versions_of_websockets_use() -> None:
