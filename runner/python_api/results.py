@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -155,7 +156,7 @@ class RunEvent:
 
 def read_events(line: bytes) -> Iterator[Printed | RunEvent | TaskResult]:
     """Yield the event of a line of --output jsonl, after an event `dropped` if others were lost before it."""
-    told: dict[str, Any] = json.loads(line)
+    told = _decoded(line)
     name, time_s = told.pop("event"), told.pop("time") / 1000
     dropped = told.pop("dropped", None)
     if dropped is not None:
@@ -171,6 +172,15 @@ def read_events(line: bytes) -> Iterator[Printed | RunEvent | TaskResult]:
             yield Printed(text, task_id)
     else:
         yield RunEvent(name, task_id, time_s, told)
+
+
+def _decoded(line: bytes) -> dict[str, Any]:
+    try:
+        told: dict[str, Any] = json.loads(line)
+    except RecursionError:  # up to Python 3.12, the calls of the program that called us count, too
+        with ThreadPoolExecutor(1) as thread:
+            told = thread.submit(json.loads, line).result()
+    return told
 
 
 def _result(told: Mapping[str, Any]) -> TaskResult:

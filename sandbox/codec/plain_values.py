@@ -17,12 +17,16 @@ from typing import Any, Dict, List, Optional
 
 #: Deepest nesting: each level takes two or three frames of Python, of 1000 that the interpreter allows.
 DEPTH_MAX = 200
+#: For plain lists and dicts: Python 3.13 writes any depth, and up to 3.12 a reader has 1000 with its calls.
+NATIVE_DEPTH_MAX = 900
 #: The encodings whose text is JSON.
 _JSONS = ("json", "socket.io")
 #: No message holds more values. A list of what only says that it has them would take all memory.
 VALUES_MAX = 10**9
 #: At most this many values are looked at for types that the libraries would convert in their own ways.
 LOOKED_AT = 1000
+#: Values this deep have so many of their lists and dicts looked at for how deep they are.
+_DEPTH_SUSPECTED, _DEEP_LOOKED_AT = 50, 20_000
 #: Python may refuse to write the digits of an int that has more bits: sys.set_int_max_str_digits() takes 640.
 LONG_BITS = 2000
 
@@ -332,7 +336,7 @@ def is_native(value: Any, encoding: str) -> bool:
     """Whether its first LOOKED_AT values are of types that every library takes as plain() does."""
     if type(value) in _SCALARS:
         return True
-    left, waiting = LOOKED_AT, [(value, 0)]
+    left, deepest, waiting = LOOKED_AT, 0, [(value, 0)]
     while waiting:
         one, depth = waiting.pop()
         kind = type(one)
@@ -349,9 +353,27 @@ def is_native(value: Any, encoding: str) -> bool:
         else:
             return False
         left -= len(inner)
-        if depth < DEPTH_MAX and not _SCALARS.issuperset(map(type, inner)):
+        if not _SCALARS.issuperset(map(type, inner)):
+            deepest = max(depth, deepest)
             waiting.extend((item, depth + 1) for item in inner if type(item) not in _SCALARS)
-    return True
+    return deepest < _DEPTH_SUSPECTED or not _is_deep(value)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether one of its first lists and dicts is nested deeper than NATIVE_DEPTH_MAX."""
+    left, outer = _DEEP_LOOKED_AT, [iter((value,))]
+    while outer and left:
+        left -= 1
+        if len(outer) > NATIVE_DEPTH_MAX + 1:
+            return True
+        for one in outer[-1]:
+            kind = type(one)
+            if kind in _DICTS or kind in _LISTS:
+                outer.append(iter(one.values() if kind in _DICTS else one))
+                break
+        else:
+            outer.pop()
+    return False
 
 
 def _is_known(value: Any, kind: type, encoding: str) -> bool:

@@ -249,6 +249,21 @@ def test_inputs_are_converted_as_results_are() -> None:
     ]
 
 
+def test_a_caller_deep_in_calls_gets_deep_results() -> None:
+    entry = algorithm(
+        "def start(args):\n"
+        "    deep = []\n"
+        "    for _ in range(args['input'][0]):\n"
+        "        deep = [deep]\n"
+        "    return deep\n"
+    )
+
+    def after(calls: int) -> hkrunner.TaskResults:
+        return after(calls - 1) if calls else hkrunner.run(entry, [[890], [5]])
+
+    assert [result.status for result in after(300)] == ["succeed", "succeed"]
+
+
 def test_an_input_without_a_json_form_is_refused_with_the_call_that_converts_it() -> None:
     entry = algorithm("def start(args): ...\n")
     with pytest.raises(

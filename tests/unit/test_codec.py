@@ -164,6 +164,15 @@ def test_a_value_nested_deeper_than_the_interpreter_allows_is_refused(library: s
         encoded(deep)
 
 
+@pytest.mark.parametrize("encoding", ["json", "msgpack"])
+def test_every_python_refuses_a_depth_that_another_one_could_not_read(encoding: str, library: str) -> None:
+    chain: list[Any] = []
+    for length in range(950):
+        chain = [{"length": length, "more": "text", "rest": chain}] if length % 50 else [chain, length]
+    with pytest.raises(codec.ResultInvalid, match="nested more than 200 deep"):
+        codec.encode(encoding, {"data": chain})
+
+
 def test_the_place_of_an_error_is_bounded() -> None:
     with pytest.raises(codec.ResultInvalid) as caught:
         encoded({"k" * 100_000: Foo()})
