@@ -118,7 +118,6 @@ class Reader:
         self._got = 0
         self._key = b""  #: the mask of the payload
         self._final = True
-        self._target_opcode = TEXT
 
     def forget(self) -> None:
         """Drop what is incomplete: the connection is gone."""
@@ -170,7 +169,7 @@ class Reader:
             length, at = int.from_bytes(scratch[2:10], "big"), 10
             if BLOB_MIN <= length <= self._most_bytes and at + length >= count:
                 self._final = True
-                self._begin_large(scratch[0] & 0x0F, length, self._scratch_view[at:count])
+                self._begin_large(length, self._scratch_view[at:count])
                 return True
         elif length > 125:
             return False
@@ -184,7 +183,7 @@ class Reader:
         self._on_message(WorkerMessage(payload))
         return True
 
-    def _begin_large(self, opcode: int, length: int, beginning: bytes | memoryview) -> None:
+    def _begin_large(self, length: int, beginning: bytes | memoryview) -> None:
         """Receive a large payload into memory of its own from here on, or pass it on if it is all there."""
         blob, there = self._blobs.new(length), len(beginning)
         blob.map[:there] = beginning
@@ -192,11 +191,10 @@ class Reader:
             blob.is_ascii = True  # as far as it is there
             with memoryview(blob.map)[:there] as view:
                 self._unmask(blob, view, 0)
-        self._target_opcode = opcode
         if there < length:
             self._target, self._got = blob, there
         else:
-            self._whole(opcode, blob)
+            self._whole(blob)
 
     def _receive_into(self, sock: socket.socket, blob: MessageMemory) -> int:
         view = memoryview(blob.map)[self._got : min(blob.size, self._got + TURN_BYTES)]
@@ -209,7 +207,7 @@ class Reader:
         self._got += count
         if self._got == blob.size:
             self._target = None
-            self._whole(self._target_opcode, blob)
+            self._whole(blob)
         return count
 
     def _unmask(self, blob: MessageMemory, part: memoryview, offset: int) -> None:
@@ -248,10 +246,12 @@ class Reader:
             if opcode & 0x8:
                 if length > 125 or not self._final:
                     raise Refused(f"{self._sender} sent a control frame that RFC 6455 does not allow")
+            elif (opcode == CONTINUATION) != (self._parts is not None) or opcode > BINARY:
+                raise Refused(f"{self._sender} mixed up the frames of its messages")
             elif length >= BLOB_MIN:
                 beginning = bytes(data[at : at + length])
                 del data[: at + length]
-                self._begin_large(opcode, length, beginning)
+                self._begin_large(length, beginning)
                 if self._target is not None:
                     return
                 continue
@@ -265,13 +265,11 @@ class Reader:
             if opcode & 0x8:
                 self._on_control(opcode, payload)
             else:
-                self._whole(opcode, payload)
+                self._whole(payload)
 
-    def _whole(self, opcode: int, payload: bytes | MessageMemory) -> None:
+    def _whole(self, payload: bytes | MessageMemory) -> None:
         """Pass on the message of a complete data frame, or wait for its other frames."""
         parts = self._parts
-        if (opcode == CONTINUATION) != (parts is not None) or opcode > BINARY:
-            raise Refused(f"{self._sender} mixed up the frames of its messages")
         if self._final and parts is None:
             self._deliver(payload)
             return

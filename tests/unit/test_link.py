@@ -110,6 +110,8 @@ def test_a_message_may_come_in_any_fragments_and_any_packets(
         frame(3, b"x"),
         frame(0xB, b"x"),
         frame(CONTINUATION, b"x"),
+        # Refused by its head: its payload would have memory of its own, which nobody would give back.
+        frame(CONTINUATION, bytes(links.BLOB_MIN)),
         frame(TEXT, b"x", last=False) + frame(TEXT, b"y"),
         frame(PING, b"x", last=False),
         frame(PING, b"x" * 126),
@@ -117,7 +119,7 @@ def test_a_message_may_come_in_any_fragments_and_any_packets(
     ],
     ids=[
         *("masked", "reserved bit", "unknown opcode", "unknown control frame", "continuation of nothing"),
-        *("message in a message", "ping in pieces", "large ping", "too large"),
+        *("a large one", "message in a message", "ping in pieces", "large ping", "too large"),
     ],
 )
 def test_what_rfc_6455_forbids_ends_the_connection_and_begins_another(data: bytes) -> None:
