@@ -115,6 +115,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return _hint_of_encoding(error)
     if is_a(error, EOFError) and text == "EOF when reading a line":
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
+    if name_of(error) == "BdbQuit" and _is_raised_in(error, "bdb.py"):
+        return "; a debugger has the terminal with --in-process only"
     if is_a(error, SystemExit) and _is_raised_in(error, "argparse.py"):
         return '; its command line has no arguments: values come by --input, as args["input"]'
     if number == errno.ENOENT:

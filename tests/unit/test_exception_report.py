@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import builtins
 import importlib
+import io
 import os
+import pdb
 import pickle
 import re
 import sys
@@ -91,6 +93,17 @@ def test_arguments_that_are_missed_are_reported_with_what_to_use_instead() -> No
     message = describe(caught(start), HERE)["message"]
     assert (
         message.startswith("EXITED: sys.exit(2) ended the algorithm") and "values come by --input" in message
+    )
+
+
+def test_a_breakpoint_without_a_terminal_is_reported_with_the_option_that_gives_one() -> None:
+    def start() -> int:
+        pdb.Pdb(stdin=io.StringIO(), stdout=io.StringIO()).set_trace()
+        return 1
+
+    message = describe(caught(start), HERE)["message"]
+    assert (
+        "BdbQuit: (without a text) (" in message and "a debugger has the terminal with --in-proc" in message
     )
 
 
