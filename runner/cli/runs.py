@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from ...boards.runs.history import TaskSummary
     from ...boards.runs.task_values import Scalar
 
+#: An input or result up to this size is shown beside the name of its file.
+SHOWN_BYTES = 1000
+
 
 def _root(state_dir: str) -> Path:
     return Path(state_dir).absolute()
@@ -113,7 +116,7 @@ def _line(one: TaskSummary, name: str = "", metrics: str = "") -> str:
     files = "event file" if one.event_files == 1 else "event files"
     events = f"  {one.event_files} {files}" if one.event_files else ""
     return (
-        f"{name or one.name:<12} {when}  {took}  {peak:>9}  {status:<22} {metrics}{place}"
+        f"{name or one.name:<12} {when}  {took}  {peak:>9}  {status:<23} {metrics}{place}"
         f"  {format_bytes(one.size_bytes)}{events}"
     )
 
@@ -165,7 +168,7 @@ def _print_json(value: object) -> None:
 def _show(state_dir: str, task: str, as_json: bool) -> None:
     from ...boards.runs.history import show_task
     from ...boards.runs.job_record import recorded_job
-    from ...boards.runs.task_values import json_value
+    from ...boards.runs.task_values import json_value, printable
 
     job = recorded_job(str(_root(state_dir)), task)
     if job is not None:
@@ -188,9 +191,18 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
         for stream, size in details.printed.items():
             if size:
                 click.echo(f"  {stream}: {size:,} bytes, see `hkrunner runs logs {details.summary.name}`")
-    for name, value in (("input", details.input), ("output", details.output)):
-        if value is not None:
-            click.echo(f"  {name}: {value.decode('utf-8', 'replace')}")
+    for name, recorded in (("input", details.input), ("output", details.output)):
+        data = recorded if details.summary.folder is None else _small(details.summary.folder / f"{name}.json")
+        if data is not None:
+            click.echo(f"  {name}: {printable(data.decode('utf-8', 'replace'))}")
+
+
+def _small(file: Path) -> bytes | None:
+    """Return the content of a file that is short enough to be shown, without the end of its line."""
+    try:
+        return file.read_bytes().rstrip() if file.stat().st_size <= SHOWN_BYTES else None
+    except OSError:
+        return None
 
 
 def _logs(state_dir: str, task: str, stderr: bool, stdout: bool, follow: bool) -> None:

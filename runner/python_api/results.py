@@ -192,7 +192,7 @@ def _result(told: Mapping[str, Any]) -> TaskResult:
         reason=told["reason"],
         output=told["output"],
         error=None if error is None else TaskError(error["code"], error["message"], error["details"] or ""),
-        duration_s=told["durationMs"] / 1000,
+        duration_s=round(told["durationMs"] / 1000, 6),
         peak_bytes=told["peakMemBytes"],
         limit_bytes=told["memLimitBytes"],
         cpu_s=told["cpuSeconds"],

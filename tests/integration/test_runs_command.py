@@ -113,7 +113,7 @@ def test_a_task_is_shown_with_its_error_and_its_files(tmp_path: Path) -> None:
     run_tasks("raises.py", ["misbehave"], cwd=tmp_path)
     lines = runs(tmp_path, "show", "t1").stdout.splitlines()
     assert lines[1].startswith("ALGORITHM_ERROR: ")
-    assert any("/tasks/t1/input.json" in line for line in lines)
+    assert any("/tasks/t1/input.json" in line for line in lines) and lines[-1] == '  input: ["misbehave"]'
     shown = json.loads(runs(tmp_path, "show", "t1", "--json").stdout)
     assert shown["error"]["message"].startswith(lines[1]) and "error.json" in shown["files"]
 
