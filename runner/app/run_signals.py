@@ -38,7 +38,7 @@ def obey_signals(
     """
     if user_process is not None:
         user_process.interrupt = shutdown
-    loop.on_signal(signal.SIGCHLD, partial(_adopt_strangers, loop))
+    loop.on_signal(signal.SIGCHLD, partial(_look_after_children, loop))
 
     def received(number: int) -> None:
         passed_on = [pid for pid in child_pids() if number in USER_SIGNALS and _pass_on(number, pid)]
@@ -50,10 +50,10 @@ def obey_signals(
             loop.on_signal(number, partial(received, number))
 
 
-def _adopt_strangers(loop: Loop) -> None:
-    from ...sandbox.parent.warded_child import adopt_strangers  # imported already where code runs
+def _look_after_children(loop: Loop) -> None:
+    from ...sandbox.parent.warded_child import look_after_children  # imported already where code runs
 
-    adopt_strangers(loop)
+    look_after_children(loop)
 
 
 def _pass_on(number: int, pid: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -337,9 +338,17 @@ class WardedChild(Child):
         )
 
 
-def adopt_strangers(loop: LoopProtocol) -> None:
-    """Reap or spare the children that other processes have left to this one; to be called at each SIGCHLD."""
+def look_after_children(loop: LoopProtocol) -> None:
+    """Continue a warden that was stopped, and reap or spare what other processes have left to this one.
+
+    To be called at each SIGCHLD.
+    """
     global _next_look
+    # While a warden is stopped, nobody enforces limits. What suspends a whole job stops this process, too.
+    for pid in _wardens():
+        with contextlib.suppress(ChildProcessError):
+            if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None:
+                process_tree.signal_to(pid, signal.SIGCONT)
     if _next_look is not None:
         _next_look.cancel()
         _next_look = None
@@ -347,7 +356,7 @@ def adopt_strangers(loop: LoopProtocol) -> None:
     if adopt(_wardens()):
         wait_s = REAP_S
     if wait_s is not None:
-        _next_look = loop.after(wait_s, lambda: adopt_strangers(loop))
+        _next_look = loop.after(wait_s, lambda: look_after_children(loop))
 
 
 def _wardens() -> frozenset[int]:

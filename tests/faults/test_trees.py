@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -71,6 +72,20 @@ def test_nothing_of_a_hostile_tree_outlives_its_warden_and_the_next_task_is_serv
         assert not living(tree)
     assert program.stdout == ['"served"']
     assert "RUNNER_ERROR: hkrunner's warden process was lost" in "\n".join(program.stderr)
+
+
+def test_a_warden_that_is_stopped_goes_on_and_its_limits_hold(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    arguments = ["-e", ALGORITHMS / "limits_grows_in_blocks.py", "--mem", "100Mi", "--mem-mode", "rss"]
+    inputs = ["-i", json.dumps([400, 10, 0.01, str(go)]), "-i", '["behave"]']
+    with serving(*arguments, *inputs, cwd=tmp_path) as program:
+        program.wait_for_line("ready to grow")
+        (warden,) = (one for one in program.family() if "warden" in one.cmdline())
+        warden.suspend()
+        go.touch()
+        assert program.wait() == 137
+    assert program.stdout == ['"served"']
+    assert "OUT_OF_MEMORY" in "\n".join(program.stderr)
 
 
 def test_nothing_outlives_hkrunner_and_its_warden_killed_one_after_the_other(tmp_path: Path) -> None:
