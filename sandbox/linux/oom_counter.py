@@ -16,6 +16,8 @@ from collections.abc import Callable
 #: Shortest interval between readings of the count, which take 30 microseconds each. At the end the count is
 #: compared with one at least this old: a process may take that long to end after the kernel has killed it.
 EVERY_S = 1.0
+#: The same for the readings at the beginnings of tasks. A kill so shortly before one may be told as its end.
+AT_TASKS_S = 0.1
 
 
 def machine_kills() -> int:
@@ -43,8 +45,8 @@ class OomWatch:
             self._before, self._newest = self._newest, self._count()
 
     def task_begins(self, now: float) -> None:
-        """Forget the kills so far, unless the count was read in the last EVERY_S: tasks may be brief."""
-        if now - self._read_at >= EVERY_S:
+        """Forget the kills so far, unless the count was read in the last AT_TASKS_S: tasks may be brief."""
+        if now - self._read_at >= AT_TASKS_S:
             self._read_at = now
             self._before = self._newest = self._count()
 

@@ -49,6 +49,14 @@ def test_a_kill_in_a_pause_before_a_task_is_not_the_cause_of_its_end() -> None:
     assert not machine.watch.has_struck()
 
 
+def test_a_kill_in_the_task_before_is_not_the_cause_of_an_end() -> None:
+    machine = Machine()
+    machine.watch.task_begins(10.0)
+    machine.kills += 1
+    machine.watch.task_begins(10.2)
+    assert not machine.watch.has_struck()
+
+
 def test_a_kill_in_one_of_many_brief_tasks_counts_whenever_the_count_was_read() -> None:
     machine = Machine()
     for hundredth in range(1000, 1200):
