@@ -15,8 +15,9 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -25,6 +26,8 @@ from ..io.standard_streams import fill_standard_streams
 from .lean_command import LeanCommand, with_version
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from click.shell_completion import CompletionItem
 
 #: Each command, with its line in --help.
@@ -55,6 +58,16 @@ DEFAULT = "run"
 
 class DefaultGroup(LeanCommand, click.Group):
     """Commands that are imported on demand; `run` is the default."""
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        """Read the arguments. --help prints here."""
+        with _readers_may_go():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _readers_may_go():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order of COMMANDS."""
@@ -122,6 +135,19 @@ class DefaultGroup(LeanCommand, click.Group):
         run.format_epilog(ctx, formatter)
 
 
+@contextlib.contextmanager
+def _readers_may_go() -> Iterator[None]:
+    """Exit as a program that SIGPIPE ends, and quietly, once nobody reads what is printed: `… | head`."""
+    try:
+        yield
+    except BrokenPipeError:
+        # The interpreter would report that it cannot write the rest.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(nowhere, stream)
+        sys.exit(128 + signal.SIGPIPE)
+
+
 def _may_be_entry(word: str) -> bool:
     """Whether the word is an option or can be code: a path, file.py:function, a module, an existing file."""
     looks = word.startswith("-") or any(mark in word for mark in (os.sep, ".", ":", "~"))
@@ -166,7 +192,8 @@ def main_with(args: list[str] | None) -> NoReturn:
         _say(str(error))
         status = error.exit_status
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):  # as in _say()
+            error.show()
         status = 2
     except (click.Abort, KeyboardInterrupt):
         status = 130
