@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Callable
 
 from ...sandbox.shared.channel import seal
 from ..io.loop import Loop, Timer
@@ -20,7 +19,7 @@ KEEP_BLOB_S = 5.0
 class MessageMemory:
     """A memfd that holds a message. Call release() when its content is not needed any more."""
 
-    def __init__(self, capacity: int, released: Callable[[MessageMemory], None] | None = None) -> None:
+    def __init__(self, capacity: int, pool: MessageMemoryPool | None = None) -> None:
         self.fd = os.memfd_create("hkrunner-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, capacity)
         # The child gets it, and must not be able to shorten it under our mapping (SIGBUS).
@@ -30,7 +29,7 @@ class MessageMemory:
         #: Whether all of it is ASCII, and so UTF-8; False: that was not looked at, or is not so.
         self.is_ascii = False
         self.map = mmap.mmap(self.fd, capacity)
-        self._released = released
+        self._pool = pool
 
     @classmethod
     def adopt(cls, fd: int, size: int) -> MessageMemory:
@@ -39,7 +38,7 @@ class MessageMemory:
         self.fd, self.capacity, self.size = fd, size, size
         self.is_ascii = False
         self.map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
-        self._released = None
+        self._pool = None
         return self
 
     def view(self) -> memoryview:
@@ -48,14 +47,18 @@ class MessageMemory:
 
     def release(self) -> None:
         """Give the memory back for the next message, or to the system."""
-        if self._released is not None:
-            self._released(self)
+        if self._pool is not None:
+            self._pool.keep(self)
         else:
             self.close()
 
     def disown(self) -> None:
         """Never reuse the memory, which another process reads: release() closes the descriptor here."""
-        self._released = None
+        self._pool = None
+
+    def lend(self) -> int:
+        """Return a descriptor that is the caller's; the memory is used again after the pool's take_back()."""
+        return self.detach() if self._pool is None else self._pool.lend(self)
 
     def detach(self) -> int:
         """Return the descriptor, which is the caller's from now on; nothing else of this is used any more."""
@@ -103,6 +106,7 @@ class MessageMemoryPool:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._kept: MessageMemory | None = None
+        self._lent: MessageMemory | None = None
         self._timer: Timer | None = None
         self._is_closed = False
 
@@ -113,15 +117,35 @@ class MessageMemoryPool:
             blob.close()
             blob = None
         if blob is None:
-            blob = MessageMemory(size, self._keep)
+            blob = MessageMemory(size, self)
         blob.size, blob.is_ascii = size, False
         return blob
 
-    def _keep(self, blob: MessageMemory) -> None:
+    def keep(self, blob: MessageMemory) -> None:
+        """Keep this memory for the next message, if no other one is kept."""
         if self._kept is not None or self._is_closed:
             blob.close()
             return
         self._kept = blob
+        self._forget_later()
+
+    def lend(self, blob: MessageMemory) -> int:
+        """Return a descriptor of this memory, which is kept after take_back(), unless that comes late."""
+        fd = os.dup(blob.fd)
+        if self._lent is not None or self._is_closed:
+            blob.close()
+        else:
+            self._lent = blob
+            self._forget_later()
+        return fd
+
+    def take_back(self) -> None:
+        """Nobody reads the memory any more that was lent."""
+        lent, self._lent = self._lent, None
+        if lent is not None:
+            self.keep(lent)
+
+    def _forget_later(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.after(KEEP_BLOB_S, self.forget)
@@ -132,10 +156,11 @@ class MessageMemoryPool:
         self.forget()
 
     def forget(self) -> None:
-        """Give the kept memory back to the system."""
+        """Give the memory that is kept or lent back to the system; who has a descriptor of it reads on."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        for blob in (self._kept, self._lent):
+            if blob is not None:
+                blob.close()
+        self._kept = self._lent = None

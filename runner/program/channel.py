@@ -122,8 +122,11 @@ class ProgramChannel:
 
     def _begin(self, task: int, message: Begin | Initialize, place: Begin | UseFolder | None) -> None:
         """Hand the task over; `place`: where its files are kept, if that is known before the task is read."""
-        # What is unread, and what is amid, belongs to no task: no message says to which one.
-        is_amid = self._connection is not None and self._connection.catch_up()
+        is_amid = False
+        if self._connection is not None:
+            self._connection.take_back()
+            # What is unread, and what is amid, belongs to no task: no message says to which one.
+            is_amid = self._connection.catch_up()
         self._talk.begin(task, is_amid=is_amid)
         if place is not None:
             self._talk.keep_in(place.folder, place.keep_max_bytes)

@@ -233,6 +233,10 @@ class ProgramConnection:
         else:
             raise Refused("the program sent a frame that RFC 6455 does not allow")
 
+    def take_back(self) -> None:
+        """Use the memory of the last answer again, which was lent: it has been sent or dropped."""
+        self._blobs.take_back()
+
     def close(self) -> None:
         """Close the socket, and forget what was not written."""
         self._stop()

@@ -334,24 +334,27 @@ def _decoded(wire_encoding: str, message: WorkerMessage) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _passed_on(message: WorkerMessage) -> Wire:
-    """Return the message for the worker; a large one in its memory, which is the receiver's then."""
+def _passed_on(message: WorkerMessage, *, is_lent: bool = False) -> Wire:
+    """Return the message for the worker; a large one in its memory, which is the receiver's then.
+
+    `is_lent`: the receiver has finished with it when the next task begins.
+    """
     blob = message.blob
     if blob is None:
         return message.data
     message.blob = None
     size = blob.size
-    return Memfd(blob.detach(), size)
+    return Memfd(blob.lend() if is_lent else blob.detach(), size)
 
 
 def _done_for_worker(message: WorkerMessage, said: ProgramMessage) -> Wire:
     """Return a `done` for the worker, in json as hkrunner writes it, so that the result is found in it."""
     data = said.data_json
     if data is None:
-        return _passed_on(message)
+        return _passed_on(message, is_lent=True)
     size = len(DONE_JSON) + len(data) + 1
     if size == message.size and message.head.startswith(DONE_JSON):
-        return _passed_on(message)
+        return _passed_on(message, is_lent=True)
     if message.blob is None:
         return b"".join((DONE_JSON, data, b"}"))
     memory = MessageMemory(size)

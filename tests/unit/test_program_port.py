@@ -20,6 +20,7 @@ from hkrunner.runner.link.message_memory import WorkerMessage
 from hkrunner.runner.program import port
 from hkrunner.runner.program.channel import ProgramChannel
 from hkrunner.runner.program.connection import WAITING_MAX, ProgramConnection
+from hkrunner.runner.program.conversation import Conversation
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
 from hkrunner.sandbox.shared.message_format import Memfd, ProcessMessage
 from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start, TaskRead
@@ -315,6 +316,43 @@ def test_large_replies_that_a_program_does_not_read_take_few_descriptors(program
 
 
 # ---- its messages
+
+
+def test_the_memory_of_a_large_result_is_that_of_the_next_one_once_its_task_begins(program: Program) -> None:
+    talk, heard = program.connection, list[Memfd]()
+    said = Conversation(
+        "json",
+        lambda task, message: heard.append(message.wire) if isinstance(message, Done) else None,  # type: ignore[arg-type]
+        on_unsure=lambda: None,
+        on_returned=lambda: None,
+        on_hand_out=lambda: None,
+        reported=set(),
+    )
+    talk._reader._on_message = said.take
+    done = b'{"command":"done","data":"%s"}'
+
+    def result(letter: bytes) -> int:
+        """Run a task with a result of this letter; return which memory has it."""
+        talk.take_back()
+        said.begin(len(heard) + 1)
+        said.initialize_sent(len(heard) + 1)
+        said.start()
+        program.sends(masked(1, done % (letter * 300_000)), step=100_000)
+        return os.fstat(heard[-1].fd).st_ino
+
+    with contextlib.ExitStack() as stack:
+        first = result(b"a")
+        stack.callback(os.close, heard[0].fd)
+        # What comes without a task is held back: the result may be unread yet.
+        program.sends(masked(1, done % (b"late" * 75_000)), step=100_000)
+        assert os.pread(heard[0].fd, 27, 0) == b'{"command":"done","data":"a'
+        program.connection._blobs._kept.close()  # type: ignore[union-attr]
+        program.connection._blobs._kept = None
+        assert result(b"b") == first
+        stack.callback(os.close, heard[1].fd)
+        program.connection._blobs.forget()  # after a pause
+        assert result(b"c") != first
+        stack.callback(os.close, heard[2].fd)
 
 
 def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
