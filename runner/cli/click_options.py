@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,10 +48,9 @@ class Sections(LeanCommand):
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
-            text = str(error)
-            stray = next(
-                (one for one in words if one[:1] in ("[", "{") and one in text and _is_json(one)), None
-            )
+            text, _, extra = str(error).partition(" (")
+            extra = f" {extra.removesuffix(')')} "
+            stray = next((one for one in words if f" {one} " in extra and _is_input(one)), None)
             if stray is not None and "unexpected extra argument" in text:
                 raise stands_alone(stray) from None
             raise
@@ -94,6 +94,10 @@ def _taken_apart(words: Sequence[str]) -> str | None:
         if depth <= 0:
             return " ".join(words[: count + 1]) if count else None
     return None
+
+
+def _is_input(word: str) -> bool:
+    return re.fullmatch(r"-?[0-9.]+", word) is not None or (word[:1] in ("[", "{") and _is_json(word))
 
 
 def _is_json(word: str) -> bool:

@@ -100,6 +100,7 @@ def test_tasks_may_come_one_a_line(tmp_path: Path) -> None:
             "--env NOVALUE: there is no such variable here to pass on; give it a value",
         ),
         (["[1,2]"], "[1,2] has no option; use -i for an input: -i '[1,2]'"),
+        (["-i", "1", "2", "3"], "3 has no option; use -i for an input: -i '3'"),
         (["-i", "1", "[2]"], "[2] has no option; use -i for an input: -i '[2]'"),
         (["-i", "-", "--tasks", "-"], "both --input - and --tasks - read stdin"),
     ],
