@@ -59,6 +59,7 @@ _CALLS: dict[tuple[str, str], str] = {
     ("lxml", "_ElementTree"): 'lxml.etree.tostring(it, encoding="unicode")',
     ("xml", "Element"): 'xml.etree.ElementTree.tostring(it, encoding="unicode")',
     ("xml", "ElementTree"): 'xml.etree.ElementTree.tostring(its .getroot(), encoding="unicode")',
+    ("duckdb", "DuckDBPyRelation"): "its .fetchall()",
     ("tensorflow", "SparseTensor"): "tf.sparse.to_dense(...) of it",
     ("torch", "dtype"): "str(...) of it",
     ("torch", "device"): "str(...) of it",
@@ -92,6 +93,8 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
         return known
     if root == "unittest":
         return ""  # a Mock has every method, and each returns a Mock
+    if value.__class__ is not kind and value.__class__ in (int, float, str, bytes):  # a proxy
+        return f"{value.__class__.__name__}(...) of it"
     part = part_of_array(value)
     if part:
         return "[it.real, it.imag]" if part == "complex" else "its .astype(float)"
@@ -140,6 +143,8 @@ def call_for(value: Any, key_of: Callable[[Any], str | None]) -> str:
             return f"its .{method}()"
     if root in ("pydantic", "pydantic_core") and name.endswith("Url"):
         return "str(...) of it"
+    if hasattr(kind, "__geo_interface__"):  # shapely and libraries like it
+        return "its .__geo_interface__"
     attributes = getattr(value, "__dict__", None)
     if (
         type(attributes) is dict

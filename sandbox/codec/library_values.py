@@ -67,6 +67,8 @@ def form_of(value: Any, encoding: str) -> Any:
     root, name = root_of(kind), kind.__name__
     if isinstance(value, type) or root == "unittest":  # a Mock has every method, and each returns a Mock
         return NO_FORM
+    if value.__class__ is not kind and value.__class__ in (bool, int, float, str):
+        return value.__class__(value)  # a proxy, as wrapt makes it
     if root == "pandas":
         if name == "NAType":
             return None

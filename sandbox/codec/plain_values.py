@@ -46,13 +46,15 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return _text(value, encoding, place)
     if isinstance(value, enum.Enum):
         return plain(value.value, encoding, place, depth + 1)
-    if isinstance(value, int):
+    if issubclass(kind, int):  # a proxy is an instance of what it stands for, too
         return _whole(int.__int__(value), encoding, place)  # not what a subclass makes of itself
-    if isinstance(value, float):
+    if issubclass(kind, float):
         return None if encoding in _JSONS and not math.isfinite(value) else float(value)
-    if isinstance(value, str):
+    if issubclass(kind, str):
         return _text(str.__str__(value), encoding, place)
-    if isinstance(value, (bytes, bytearray, memoryview)):
+    if kind is memoryview and value.format not in ("B", "b", "c"):  # numbers
+        return plain(value.tolist(), encoding, place, depth)
+    if issubclass(kind, (bytes, bytearray, memoryview)):
         data = bytes(value)  # what is not contiguous, too
         return binascii.b2a_base64(data, newline=False).decode() if encoding == "json" else data
     if kind is range:
@@ -65,9 +67,8 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return value
     known = _known_type(kind)
     if known == "datetime":
-        if value != value:
-            return None  # pandas' "not a time", as its "not a number"
-        return value if encoding == "bson" else value.isoformat()
+        # The first is pandas' "not a time", as its "not a number".
+        return None if value != value else value if encoding == "bson" else value.isoformat()
     if known in ("date", "time"):
         return value.isoformat()
     if known in ("UUID", "Decimal"):
@@ -293,7 +294,7 @@ def _digits(value: int, place: str) -> str:
 def _key(key: Any, place: str) -> str:
     if isinstance(key, enum.Enum):
         return _key(key.value, place)
-    if isinstance(key, str):
+    if issubclass(type(key), str):
         return str.__str__(key)
     if isinstance(key, bool) or key is None:
         return {True: "true", False: "false", None: "null"}[key]

@@ -136,6 +136,26 @@ class Proxy:
         return lambda *_args: 5
 
 
+class StandsFor:
+    """A proxy as those of wrapt: an instance of what it stands for, by what it says."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    @property  # type: ignore[misc]  # it lies
+    def __class__(self) -> Any:
+        return type(self.value)
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
 @attrs.define
 class Attrs:
     x: Any = 1
@@ -220,6 +240,8 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("numpy masked", numpy.ma.array([1, 2], mask=[0, 1]), [1, None]),
     ("numpy records", numpy.array([(1, "a")], [("n", "i4"), ("t", "U3")]), [{"n": 1, "t": "a"}]),
     ("numpy objects", numpy.array([1, None, decimal.Decimal("1.5")], object), [1, None, "1.5"]),
+    ("memory view of numbers", memoryview(numpy.arange(4)).cast("B").cast("q", (2, 2)), [[0, 1], [2, 3]]),
+    ("proxies", [StandsFor(True), StandsFor("a"), StandsFor(1.5)], [True, "a", 1.5]),
     ("pandas NA", NA, None),
     ("pandas NA in an array", stand_in("pandas", "IntegerArray", tolist=returning([1, NA])), [1, None]),
     ("pandas Series", series(range(2), "i", [1, NA]), [1, None]),
@@ -574,6 +596,7 @@ HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
         "sklearn.base.Scaler cannot be sent; use its output, or joblib.dump(...) it to a file",
     ),
     ("proxy", Proxy, "Proxy cannot be sent; numbers, texts, "),
+    ("proxy as a key", lambda: {StandsFor("a"): 1}, "StandsFor; keys must be text; use str(...) of it"),
     (
         "group of zarr",
         lambda: dataclasses.make_dataclass("Group", ["_store"], namespace={"__module__": "zarr.core"})(
