@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from ...sandbox.shared.channel import read_buffer
+from ..io.lean_imports import import_late
 from .message_memory import MessageMemory, MessageMemoryPool, WorkerMessage
 
 #: A message from this size on is received into a memfd, and passed on without a copy.
@@ -43,6 +44,19 @@ def _new_keys() -> Iterator[bytes]:
 
 
 _keys = _new_keys()
+#: Applies a mask in C, once prepare_masking() was called, where the wheel of websockets has that.
+_apply_mask: Callable[[bytes | memoryview, bytes], bytes] | None = None
+
+
+def prepare_masking() -> None:
+    """Import what makes masking fast: 2 ms, once, and 20 kB."""
+    global _apply_mask
+    import_late("importlib.metadata")  # which websockets imports for its unreleased versions: 50 ms, 1.8 MB
+    try:
+        from websockets.speedups import apply_mask
+    except ImportError:
+        from websockets.utils import apply_mask
+    _apply_mask = apply_mask
 
 
 def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> bytes:
@@ -50,7 +64,7 @@ def frame(opcode: int, payload: bytes | memoryview, *, last: bool = True) -> byt
     first, length, key = opcode | 0x80 if last else opcode, len(payload), next(_keys)
     if length > 125:
         return b"".join((_head(first, length, 0x80), key, _masked(payload, key)))
-    return b"%c%c%b%b" % (first, 0x80 | length, key, _masked(payload, key))
+    return bytes((first, 0x80 | length)) + key + _masked(payload, key)
 
 
 def server_head(opcode: int, length: int) -> bytes:
@@ -68,12 +82,10 @@ def _head(first: int, length: int, mask_bit: int) -> bytes:
 
 def _masked(data: bytes | memoryview, key: bytes) -> bytes:
     length = len(data)
-    if length > 2048:
-        try:  # imported when first needed; in C where its wheel has that
-            from websockets.speedups import apply_mask
-        except ImportError:
-            from websockets.utils import apply_mask
-        return apply_mask(data, key)
+    if _apply_mask is None and length > 2048:
+        prepare_masking()
+    if _apply_mask is not None:
+        return _apply_mask(data, key)
     # XOR of one large number: for short messages faster than importing anything.
     pad = key * (length // 4 + 1)
     number = int.from_bytes(data, "little") ^ int.from_bytes(pad[:length], "little")

@@ -19,6 +19,7 @@ from ...sandbox.codec import SOCKET_IO
 from ...sandbox.shared.outcome import Cause, Exit, report
 from ..io.loop import Timer
 from ..link.connection import Link, WorkerMessage
+from ..link.frames import prepare_masking
 from ..protocol import encoding
 from ..protocol.messages import Failure
 from ..protocol.result import Result
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from .task_storage import TaskStorage
 
 
-#: Time from the beginning of a connection until modules are imported that the first failure needs: by then
-#: the connection is there, while the code still loads.
+#: Time from the beginning of a connection until modules are imported that the first answer or failure needs:
+#: by then the connection is there, while the code still loads.
 IMPORT_S = 0.01
 
 
@@ -187,7 +188,7 @@ class Supervisor:
         )
         self._replies.link = link
         link.open()
-        self._loop.after(IMPORT_S, _import_for_failures)
+        self._loop.after(IMPORT_S, _import_for_answers)
 
     def attach(self, link: WorkerLink) -> None:
         """Serve a worker of this process, which calls on_link_message()."""
@@ -302,11 +303,13 @@ class Supervisor:
         (self._hooks.on_finished or self._loop.stop)()
 
 
-def _import_for_failures() -> None:
-    """Import what the answer to the first failed task would wait for: 2 ms."""
+def _import_for_answers() -> None:
+    """Import what the answer to the first task, or to the first failed one, would wait for: 4 ms."""
     with contextlib.suppress(Exception):  # no memory, no descriptor: the failure's own import reports it
         from ...boards.runs import resource_series  # noqa: F401
         from . import process_advice  # noqa: F401
+
+        prepare_masking()
 
 
 def _storage(
