@@ -131,8 +131,10 @@ class Store:
     def prepare_next(self) -> None:
         """Do now what the record of the next task would wait for. Never raises."""
         if self._journal is not None:
-            with contextlib.suppress(OSError):  # the next task meets the same error, and reports it
+            try:
                 self._journal.prepare()
+            except OSError:
+                pass  # the next task meets the same error, and reports it
 
     def forget_before(self, number: int) -> None:
         """Remove the tasks in the journal with lower numbers. Raises OSError."""

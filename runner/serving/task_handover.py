@@ -124,10 +124,13 @@ class TaskHandover:
         self._kept_begin = ()
         self._pool.task_begins()
         is_named = False
-        if child.loaded and not child.reads_at_once and (task.names is not None or self._can_name(message)):
-            if task.ids is None and (names := task.names or self._opener.names_ahead(task)) is not None:
-                self._opener.name(task, names)
-            is_named = task.ids is not None
+        names: Mapping[str, str | None] | None = task.names
+        if child.loaded and not child.reads_at_once and (names is not None or self._can_name(message)):
+            if task.ids is None and names is None:
+                names = self._opener.names_ahead(task)
+            is_named = task.ids is not None or names is not None
+        if is_named and self._opener.is_awaited:
+            self._opener.open(task, names, child.protection, begins_later=True)
         way = self._way = choose(
             is_named=is_named,
             needs_no_init=is_named and not child.has_init and child.may_kill and child.is_quiet,
@@ -139,25 +142,26 @@ class TaskHandover:
         match way:
             case Handover.AT_ONCE:
                 control.step(Event.CHILD_INITIALIZED)
-                self._opener.record(task, child.protection, begins_later=True)
+                self._opener.open(task, names, child.protection, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=True))
-                self._begin_record(task, with_start=True)
+                self._record_later(task)
                 self._measure(task, child)
             case Handover.WITH_START:
                 # Without `start`, the worker is told first: it works on that while the rest is done here.
                 waits = control.state is State.INITIALIZING
                 if waits:
                     control.step(Event.CHILD_INITIALIZED)
-                self._opener.record(task, child.protection, begins_later=True)
+                self._opener.open(task, names, child.protection, begins_later=True)
                 self._kept_begin = self._begin(task, message, is_announced=True, kind=BeginAndStart)
                 if not waits:
                     control.step(Event.CHILD_INITIALIZED)
-                self._begin_record(task)
+                self._record_later(task)
                 self._measure(task, child)
             case Handover.NAMED_AHEAD:
-                self._opener.record(task, child.protection, begins_later=True)
+                self._opener.open(task, names, child.protection, begins_later=True)
                 child.send(task.number, *self._begin(task, message, is_announced=False))
-                self._begin_record(task)  # while the child reads its task
+                task.begin_record()  # while the child reads its task
+                self._record_later(task)
             case Handover.CHILD_NAMES_IT:
                 child.send(task.number, _initialize(message))
                 if not child.reads_at_once:
@@ -165,11 +169,10 @@ class TaskHandover:
         # The child is ready in a moment, or the worker says `start`.
         self._loop.expect("ready", self.send_kept_begin if self._kept_begin else None)
 
-    def _begin_record(self, task: ActiveTask, *, with_start: bool = False) -> None:
-        """Begin the record of the task; with_start: once Start is sent, so that the child works meanwhile."""
+    def _record_later(self, task: ActiveTask) -> None:
+        """Have the beginning of the record on disk after RECORD_S. It is made once Start is sent, if not
+        before: the child works meanwhile."""
         if task.record is not None:
-            if not with_start:
-                task.begin_record()
             self._record_alarm.set(RECORD_S)
 
     def _flush_record(self) -> None:

@@ -33,15 +33,28 @@ class TaskOpener:
         self._common: tuple[Protection | None, Mapping[str, object]] | None = None
 
     def open(
-        self, task: ActiveTask, names: Mapping[str, str | None], protection: Protection | None = None
+        self,
+        task: ActiveTask,
+        names: Mapping[str, str | None] | None,
+        protection: Protection | None = None,
+        *,
+        begins_later: bool = False,
     ) -> None:
-        """Name the task with the names of its message, and begin its record; only the first call counts."""
-        if task.ids is None:
-            self.name(task, names)
-            self.record(task, protection)
+        """Name the task with the names of its message, and begin its record; only the first call counts.
 
-    def name(self, task: ActiveTask, names: Mapping[str, str | None]) -> None:
-        """Name the task with the names of its message."""
+        protection: how the limits of its child are enforced. begins_later: ActiveTask.begin_record() writes
+        the record.
+        """
+        if task.ids is None:
+            self._name(task, names or {})
+            self._record(task, protection, begins_later=begins_later)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a task is to be opened before its state changes: what is shown of that carries its name."""
+        return self._notices.shows_states
+
+    def _name(self, task: ActiveTask, names: Mapping[str, str | None]) -> None:
         default = self._defaults
         ids = TaskIds(
             task=names.get("taskId") or f"task-{task.number}",
@@ -52,12 +65,7 @@ class TaskOpener:
         task.ids = ids
         self._notices.begins(ids)
 
-    def record(self, task: ActiveTask, protection: Protection | None, *, begins_later: bool = False) -> None:
-        """Begin the record of a task that has its names; only the first call counts.
-
-        protection: how the limits of its child are enforced. begins_later: ActiveTask.begin_record() writes
-        it.
-        """
+    def _record(self, task: ActiveTask, protection: Protection | None, *, begins_later: bool) -> None:
         if self._store is None:
             return
         common = self._common

@@ -196,6 +196,14 @@ def test_names_that_are_not_plain_are_left_to_the_child(encoding: str, message: 
     assert encodings.ids_of(encoding, ENCODERS[encoding](message)) is None
 
 
+@pytest.mark.parametrize(("around", "is_found"), [(" \r\n\t", True), ("1", False), ("\u3000", False)])
+@pytest.mark.parametrize("size", [0, 10_000])
+def test_names_are_found_only_in_what_is_json(around: str, is_found: bool, size: int) -> None:
+    text = json.dumps({"command": "initialize", "data": {"taskId": "t", "input": ["x" * size]}})
+    found = encodings.ids_of("json", f"{around}{text}{around}".encode())
+    assert (found is not None and found["taskId"] == "t") == is_found
+
+
 def test_the_names_in_a_large_message_of_bson_are_found_among_values_of_every_type() -> None:
     large = {"input": [{"a": 1}] * 1000, "taskId": "ä"}
     values: list[Any] = [1.5, "x", {"d": [1]}, [b"x"], b"\0" * 9, bson.ObjectId(), True, None, 7, 2**40]
