@@ -242,7 +242,7 @@ def _reserved_peak(pid: int) -> int:
 
 def _sizes(pid: int, *names: bytes) -> list[int]:
     """Return sizes of /proc/PID/status in bytes; OSError, ValueError or IndexError if one is missing."""
-    text = procfs.read(f"/proc/{pid}/status")
+    text = procfs.status(pid)
     return [int(text[text.index(name) + len(name) :].split(None, 1)[0]) * 1024 for name in names]
 
 

@@ -107,7 +107,7 @@ def is_helper(pid: int, told: Collection[int] | None) -> bool:
         return False
     try:
         # The last one is that in the process's own namespace, which is also the child's.
-        pids = re.search(rb"^NSpid:.*?(\d+)$", procfs.read(f"/proc/{pid}/status"), re.M)
+        pids = re.search(rb"^NSpid:.*?(\d+)$", procfs.status(pid), re.M)
     except OSError:
         return False
     return told is None or (int(pids[1]) if pids is not None else pid) in told

@@ -19,6 +19,10 @@ TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _CPUS = os.cpu_count() or 1
 RSS_DOUBT_BYTES = _CPUS * max(32, 2 * _CPUS) * PAGE
 
+#: Read of /proc/PID/status, in which each group of the user takes up to 11 bytes: a few hundred of them take
+#: more than a page. To ask for a MiB takes twice as long, however little there is.
+STATUS_BYTES = 64 * 1024
+
 #: The flag of a task that has begun to end (linux: include/linux/sched.h, kernel/exit.c).
 _PF_EXITING = 0x4
 
@@ -44,13 +48,18 @@ def read_all(path: str) -> bytes:
         os.close(fd)
 
 
+def status(pid: int) -> bytes:
+    """Return /proc/PID/status; OSError when the process is gone."""
+    return read(f"/proc/{pid}/status", STATUS_BYTES)
+
+
 def handles_signal(pid: int, number: int) -> bool:
     """Whether the process catches or ignores this signal; False when it is gone."""
     try:
-        status = read_all(f"/proc/{pid}/status")
+        text = status(pid)
     except OSError:
         return False
-    masks = re.findall(rb"^Sig(?:Cgt|Ign):\s*([0-9a-f]+)$", status, re.M)
+    masks = re.findall(rb"^Sig(?:Cgt|Ign):\s*([0-9a-f]+)$", text, re.M)
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
@@ -214,7 +223,7 @@ def mapped_objects_bytes(pid: int) -> int:
 
 def status_field(pid: int, name: bytes, base: int = 10) -> int | None:
     """Return one number of /proc/PID/status; None: no such line. OSError when the process is gone."""
-    text = read(f"/proc/{pid}/status")
+    text = status(pid)
     start = text.find(b"\n" + name + b":")
     if start < 0:
         return None
