@@ -104,6 +104,7 @@ class WardedChild(Child):
         self._lifeline.setblocking(False)
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as undo:
             undo.callback(self._lifeline.close)  # the warden ends by itself then
+            undo.callback(self._pipes.close)
             keep: list[str] = []
             fds: dict[str, int] = {}
             if channel is None:
@@ -112,6 +113,8 @@ class WardedChild(Child):
                 control, their_control = socket.socketpair()
                 for one in (their_tasks, their_control):
                     theirs.enter_context(one)
+                for one in (tasks, control):
+                    undo.enter_context(one)
                 fds = {"tasks": their_tasks.fileno(), "control": their_control.fileno()}
                 keep = ["tasks", "control", "fault"]
                 argv = [*argv, warden_launch.START, "child"]
@@ -120,6 +123,7 @@ class WardedChild(Child):
                 fds[name] = self._pipes.open(name)
                 theirs.callback(os.close, fds[name])
             fault = os.memfd_create("hkrunner-fault", os.MFD_CLOEXEC)
+            undo.callback(os.close, fault)
             fds["fault"] = os.dup(fault)
             theirs.callback(os.close, fds["fault"])
             if forwarder is not None:

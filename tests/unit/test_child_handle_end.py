@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
+import socket
 from typing import Any
 
 import pytest
-from hkrunner.sandbox.linux import process_tree
+from hkrunner.runner.io.loop import Loop
+from hkrunner.sandbox.linux import kernel, process_tree
 from hkrunner.sandbox.linux.oom_counter import OomWatch
-from hkrunner.sandbox.parent import orphan_cleanup, warded_child
+from hkrunner.sandbox.parent import orphan_cleanup, warded_child, warden_launch
 from hkrunner.sandbox.parent.child_handle import CHANNEL_GRACE_S
-from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
+from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S, WardedChild
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST
-from hkrunner.sandbox.shared.limits import MI
+from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION
 from hkrunner.sandbox.shared.messages import (
     Begin,
@@ -22,7 +26,7 @@ from hkrunner.sandbox.shared.messages import (
     ProcessMemory,
 )
 from hkrunner.sandbox.shared.outcome import Cause
-from support.fake_warden import ACCOUNT, LOADED, PID, SPAWNED, FakeWarden, StartWarden
+from support.fake_warden import ACCOUNT, LOADED, PID, SETUP, SPAWNED, FakeWarden, StartWarden
 
 
 def test_all_messages_of_a_child_arrive_before_its_end(started: FakeWarden) -> None:
@@ -217,6 +221,22 @@ def test_what_cannot_be_ended_is_reported(started: FakeWarden, monkeypatch: pyte
     started.until_gone()
     (exit,) = started.seen.exits
     assert (exit.signal, [one.pid for one in exit.left]) == (signal.SIGKILL, [2**30])
+
+
+def test_a_child_for_which_no_descriptor_is_left_leaves_none_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    ours, theirs = socket.socketpair()
+    launched = warden_launch.WaitingWarden(None, ours)  # type: ignore[arg-type]
+    monkeypatch.setattr(warden_launch, "take", lambda: launched)
+    monkeypatch.setattr(kernel, "become_subreaper", lambda: None)
+    loop = Loop()
+    with monkeypatch.context() as patch, contextlib.closing(loop), theirs:
+        patch.setattr(os, "dup", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            WardedChild(loop, None, argv=["python"], cwd="/", env={}, setup=SETUP, limits=Limits())
+        assert theirs.recv(1) == b"", "so its warden ends"
 
 
 def test_nothing_can_be_asked_of_a_child_that_is_gone(started: FakeWarden) -> None:
