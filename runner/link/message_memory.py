@@ -20,15 +20,20 @@ class MessageMemory:
     """A memfd that holds a message. Call release() when its content is not needed any more."""
 
     def __init__(self, capacity: int, pool: MessageMemoryPool | None = None) -> None:
+        """Raises OSError where the system has no descriptor, or no memory for it."""
         self.fd = os.memfd_create("hkrunner-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, capacity)
-        # The child gets it, and must not be able to shorten it under our mapping (SIGBUS).
-        seal(self.fd)
+        try:
+            os.ftruncate(self.fd, capacity)
+            # The child gets it, and must not be able to shorten it under our mapping (SIGBUS).
+            seal(self.fd)
+            self.map = mmap.mmap(self.fd, capacity)
+        except OSError:  # `ulimit -v`, most likely
+            os.close(self.fd)
+            raise
         self.capacity = capacity
         self.size = 0
         #: Whether all of it is ASCII, and so UTF-8; False: that was not looked at, or is not so.
         self.is_ascii = False
-        self.map = mmap.mmap(self.fd, capacity)
         self._pool = pool
 
     @classmethod

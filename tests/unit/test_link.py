@@ -16,7 +16,7 @@ from hkrunner.runner.link import connection as links
 from hkrunner.runner.link.connection import SILENT_S, ConnectionState
 from hkrunner.runner.link.connector import STEADY_S
 from hkrunner.runner.link.frames import MESSAGE_MAX
-from hkrunner.runner.link.message_memory import KEEP_BLOB_S
+from hkrunner.runner.link.message_memory import KEEP_BLOB_S, MessageMemory
 from hkrunner.runner.link.outbox import PIECE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -131,6 +131,11 @@ def test_what_rfc_6455_forbids_ends_the_connection_and_begins_another(data: byte
         again = world.accept()
         again.send(frame(TEXT, b"well"))
         world.until(lambda: world.listener.messages == [b"well"], "the next message")
+
+
+def test_memory_for_a_message_that_the_system_refuses_leaves_no_descriptor() -> None:
+    with pytest.raises(OSError):
+        MessageMemory(2**47)  # more addresses than a process has
 
 
 # ---- posting
