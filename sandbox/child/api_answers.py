@@ -182,7 +182,11 @@ class Calls:
                 if len(self._waiting_messages) < 1000:
                     self._waiting_messages.append(data)
                 return
-        new_thread(self._deliver, (data,), "hkrunner-stream").start()
+        try:
+            new_thread(self._deliver, (data,), "hkrunner-stream").start()
+        except (RuntimeError, MemoryError):  # no thread is left: the message is lost, and this thread goes on
+            traceback.print_exc()
+            self._say_delivered(data)
 
     def _deliver(self, data: Mapping[str, Any]) -> None:
         listener = self._listener
@@ -191,6 +195,9 @@ class Calls:
                 listener(data.get("payload"), data.get("origin"))
             except Exception:  # noqa: BLE001 - the edge of user code: it is shown, and the stream goes on
                 traceback.print_exc()
+        self._say_delivered(data)
+
+    def _say_delivered(self, data: Mapping[str, Any]) -> None:
         self._send(
             {"command": "streamingInMessageDone", "data": {"sendMessageId": data.get("sendMessageId")}}
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -82,3 +83,20 @@ def test_a_reply_for_which_there_is_no_room_ends_its_call() -> None:
         call.result(0)
     with pytest.raises(OSError):
         os.fstat(fd)
+
+
+def test_a_message_of_the_debug_server_for_which_there_is_no_thread_is_lost_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The error ended the control thread: the task heard of no stop any more."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sent = Sent()
+    api = Api(sent, 1)
+    api.startMessageListening()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    api._answer({"command": "streamingInMessage", "data": {"payload": {}, "sendMessageId": "7"}})
+    assert sent.messages == [{"command": "streamingInMessageDone", "data": {"sendMessageId": "7"}}]
+    assert "can't start new thread" in capfd.readouterr().err
