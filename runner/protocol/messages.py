@@ -6,6 +6,7 @@ Source: HKube core/worker lib/algorithm-communication/messages.js. The envelope 
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, NamedTuple
 
 from ...sandbox.codec import codec
@@ -35,14 +36,14 @@ def progress_data(value: float, details: object) -> dict[str, Any]:
     """Return the data of `progress`.
 
     A program may send details that JSON does not have, or that are nested too deep to be written: they become
-    what JSON has, or None.
+    what JSON has, or None. So does a progress that is a NaN or an Infinity.
     """
     if details is not None and not isinstance(details, str):
         try:
             details = codec.plain(details, "json", "details")
         except codec.ResultInvalid:
             details = None
-    return {"progress": value, "details": details}
+    return {"progress": value if math.isfinite(value) else None, "details": details}
 
 
 class Failure(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,22 @@ def test_what_was_printed_before_a_message_is_heard_before_it(serve: Serve) -> N
     one.child.says(Progress(50, ""), one.number)
     order = ["loading", "loaded", "STARTING", "init", "RUNNING", "half", "progress"]
     assert [what for what in heard if what in order] == order
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_progress_that_json_cannot_express_is_none_in_the_events(value: float, serve: Serve) -> None:
+    """A line of --output jsonl had NaN in it, which most readers of JSON refuse."""
+    told: list[Mapping[str, Any]] = []
+
+    class Hearing(EventSink):
+        def emit(self, event: str, fields: Mapping[str, Any]) -> None:
+            if event == "progress":
+                told.append(fields)
+
+    one = serve(events=Hearing())
+    one.run_to(State.RUNNING)
+    one.child.says(Progress(value), one.number)
+    assert told == [{"progress": None, "details": None}]
 
 
 # ---- children that die
