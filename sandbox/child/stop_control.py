@@ -215,6 +215,7 @@ class StopControl:
                 # The task has ended, and its answer is being sent; or the task was not read yet.
                 self._early = (task, options)
                 return
+            is_under_way = self._stop_options is not None
             self._stop_options = options
             stream = api._stream
             is_graceful = stream is not None and options.get("forceStop") is False
@@ -222,6 +223,8 @@ class StopControl:
                 if stream is not None:
                     stream.abort()
                 api._stop_asked()
+            if is_under_way and not task:
+                return  # the end of all was asked for meanwhile: the user's stop() runs, or will
             given, name = (running, api, options), "hkrunner-stop"
             self._stopper = own_threads.new_thread(self._stop, given, name)
             try:

@@ -79,6 +79,36 @@ def stop(data):
     assert child.output == "1999999000000\n"
 
 
+def test_the_end_that_is_asked_for_while_stop_runs_calls_it_no_second_time(
+    serving_child: StartChild,
+) -> None:
+    child = serving_child("""
+import threading
+is_ending = threading.Event()
+def start(args, api):
+    global progress
+    progress = api.progress
+    progress(100)
+    api.wait_for_stop(20)
+def stop(data):
+    print(data)
+    if data["number"] == 1:
+        progress(100)
+        is_ending.wait(20)
+    is_ending.set()
+def exit(data): print("exit")
+""")
+    child.say(1, Begin(wire()), Start())
+    child.next()
+    child.say_to_control(1, StopTask({"number": 1}))
+    assert child.next() == (1, Progress(100.0))
+    child.tasks.shutdown(1)  # SHUT_WR: no more tasks
+    child.say_to_control(0, EndProcess({}))
+    child.say_to_control(1, StopTask({"number": 2}))  # once this is obeyed, the one before was read
+    assert child.status() == 0
+    assert child.output == "{'number': 1}\n{'number': 2}\nexit\n"
+
+
 @pytest.mark.parametrize("error", ["RuntimeError('none is left')", "MemoryError()"])
 def test_a_stop_for_which_there_is_no_thread_is_reported_and_reaches_the_task(
     serving_child: StartChild, error: str
