@@ -111,6 +111,8 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return "; an algorithm may send signals to its own processes only"
     if is_a(error, TypeError) and text == _NO_DICT and _is_raised_in_start(error):
         return '; args["input"] is a list, also for a single value: that is args["input"][0]'
+    if is_a(error, KeyError) and _is_of_the_input(error):
+        return '; the input is in args["input"], a list: that is args["input"][0]' + f"[{text}]"
     if "source code string cannot contain null bytes" in text:
         return _hint_of_encoding(error)
     if is_a(error, EOFError) and text == "EOF when reading a line":
@@ -164,6 +166,17 @@ def _hint_of_folder(name: Any) -> str:
 def _is_raised_in_start(error: BaseException) -> bool:
     trace = last_entries(traceback_of(error), 1)
     return trace is not None and exact(trace.tb_frame.f_code.co_name) == "start"
+
+
+def _is_of_the_input(error: BaseException) -> bool:
+    """Whether start() has asked its arguments for a key that the first value of the input has."""
+    trace, args = last_entries(traceback_of(error), 1), field(BaseException, "args", error)
+    if trace is None or not _is_raised_in_start(error) or len(args) != 1 or type(args[0]) is not str:
+        return False
+    frame = trace.tb_frame
+    task = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+    values = task.get("input") if type(task) is dict and args[0] not in task else None
+    return type(values) is list and bool(values) and type(values[0]) is dict and args[0] in values[0]
 
 
 def _shadowing(error: BaseException, folder: str) -> str:

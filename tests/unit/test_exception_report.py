@@ -129,6 +129,16 @@ def test_input_that_is_read_as_a_dict_is_reported_as_the_list_that_it_is() -> No
     assert '; args["input"] is a list' in first and '; args["input"] is a list' not in second
 
 
+def test_a_value_that_is_looked_for_beside_the_input_is_found_for_the_user() -> None:
+    def start(args: Any) -> None:
+        args["lr"]
+
+    tasks = ({"input": [{"lr": 1}]}, {"input": [{"rate": 1}]}, {"input": [5]}, {"input": []}, {})
+    found, *others = (describe(caught(partial(start, one)), HERE)["message"].splitlines()[0] for one in tasks)
+    assert found.endswith("""; the input is in args["input"], a list: that is args["input"][0]['lr']""")
+    assert all(one.endswith("in start)") for one in others)
+
+
 def test_an_error_without_a_text_says_so() -> None:
     message = describe(caught(lambda: raise_(AssertionError())), HERE)["message"]
     assert message.startswith("ALGORITHM_ERROR: AssertionError") and "(without a text)" in message
