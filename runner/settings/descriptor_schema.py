@@ -41,6 +41,12 @@ _NAME = re.compile(r"[a-z0-9][-a-z0-9.]*[a-z0-9]")
 #: Kubernetes' references to values that are stored elsewhere (valueFrom).
 _REFERENCES = ("fieldRef", "configMapKeyRef", "resourceFieldRef", "secretKeyRef")
 _HKUBECTL_KEYS = ("code", "resources")
+#: The keys that a run uses, by the place where they are written: a key that is close to one is a mistake.
+_USED = {
+    "": ("name", "env", "cpu", "gpu", "mem", "entryPoint", "algorithmEnv", *_HKUBECTL_KEYS),
+    "resources": ("cpu", "gpu", "mem", "reservedMemory"),
+    "code": ("path", "entryPoint"),
+}
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ class Checker:
             code_path=self._code_path(),
             variables=variables,
             references=references,
-            notes=notes,
+            notes=(*notes, *self._mistyped()),
             removed=tuple(key for key, one in fields.items() if one is None),
             lines=self._lines,
         )
@@ -230,6 +236,24 @@ class Checker:
                 )
             return entry, ()
         return (None if top is None else text_of(top)), ()
+
+    def _mistyped(self) -> list[str]:
+        """Return a note for each key that HKube does not know and that resembles one that a run uses."""
+        notes = []
+        for place, used in _USED.items():
+            for key in (self._value.get(place) or {}) if place else self._value:
+                if key in used or key in _SCHEMA:
+                    continue
+                from difflib import get_close_matches  # late: few descriptors have such a key
+
+                close = get_close_matches(key.lower(), [one.lower() for one in used], 1, 0.65)
+                if close:
+                    meant = next(one for one in used if one.lower() == close[0])
+                    pointer = f"/{place}/{escaped(key)}" if place else f"/{escaped(key)}"
+                    shown = f"{place}.{key}" if place else key
+                    line = self._lines.get(pointer, 1)
+                    notes.append(f"{self._shown}:{line}: {shown} is ignored; did you mean {meant}?")
+        return notes
 
     def _code_path(self) -> str | None:
         path = (self._value.get("code") or {}).get("path")

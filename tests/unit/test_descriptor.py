@@ -360,3 +360,12 @@ def test_both_names_of_the_jvm_are_read_and_the_one_of_the_server_is_named(tmp_p
     assert found.notes == (
         () if env == "java" else ("algorithm.yml:2: env: HKube's server takes java, not jvm",)
     )
+
+
+def test_a_key_that_resembles_one_of_a_run_is_reported_and_any_other_is_not(tmp_path: Path) -> None:
+    text = "name: my-alg\nresources:\n  memory: 1Gi\n  disk: 5\ncode:\n  entrypoint: a.py\nauthor: me\n"
+    (tmp_path / "algorithm.yml").write_text(text)
+    assert read(str(tmp_path / "algorithm.yml")).notes == (
+        "algorithm.yml:3: resources.memory is ignored; did you mean mem?",
+        "algorithm.yml:6: code.entrypoint is ignored; did you mean entryPoint?",
+    )
