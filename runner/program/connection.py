@@ -86,7 +86,12 @@ class ProgramConnection:
     # ---- writing
 
     def send(self, data: bytes | memoryview, on_sent: OnSent | None = None) -> None:
-        """Send one message; `on_sent` is called once `data` is not read any more."""
+        """Send one message; `on_sent` is called once `data` is not read any more.
+
+        Nothing is sent to a program that has closed the connection, though the kernel would take it.
+        """
+        if self._is_over:
+            return
         head = server_head(self._opcode, len(data))
         if isinstance(data, bytes):
             self._put(Piece(memoryview(head + data), on_sent))

@@ -29,6 +29,8 @@ from .task_control import TaskControl
 from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
 
+#: Causes of the end of a child that nothing here has decided.
+BY_ITSELF = (Cause.EXITED, Cause.SIGNALLED, Cause.CHANNEL_BROKEN)
 #: The beginning of the record of a task that has not ended by then is on disk; a shorter one has one write.
 RECORD_S = 0.005
 #: A larger message is read by the child while the worker says `start`, at the price of one wake-up more.
@@ -313,13 +315,13 @@ class TaskHandover:
     def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:
         """Whether another child may take the task of one that has died: it had not begun with it.
 
-        Only once, and only from a child that had loaded the code and died by itself, or whose memory may be
-        that of an earlier task: a second one would do the same otherwise.
+        Only once, and only from a child that had loaded the code and died or closed its channel by itself, or
+        whose memory may be that of an earlier task: a second one would do the same otherwise.
         """
         if task.message is None or self._children != 1 or not exit.loaded:
             return False
         is_of_earlier_task = exit.cause is Cause.MEMORY and self._pool.served > 0
-        return is_of_earlier_task or exit.cause in (Cause.EXITED, Cause.SIGNALLED)
+        return is_of_earlier_task or exit.cause in BY_ITSELF
 
 
 def _initialize(message: WorkerMessage) -> Initialize:

@@ -80,6 +80,13 @@ def start(worker: Worker, what: str, values: list[Any]) -> None:
     """Do what the task says, up to its answer."""
     if what == "give":
         worker.say("done", data=values[0])
+    elif what == "give and close":
+        worker.say("done", data="closed")
+        worker.raw(struct.pack("!H", 1000), opcode=8)  # hear() ends the program at the answer to that
+    elif what == "give and shut down":
+        worker.say("done", data="shut down")
+        worker._socket.shutdown(socket.SHUT_WR)
+        time.sleep(60)
     elif what == "raise":
         worker.say("errorMessage", error={"code": "Failed", "message": values[0], "details": "some lines"})
     elif what == "exit":

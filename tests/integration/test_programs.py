@@ -119,6 +119,12 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
     assert [one for one, begin in zip(told, expected, strict=True) if not one.startswith(begin)] == []
 
 
+def test_a_program_that_closes_its_connection_after_its_answer_gets_no_further_task(tmp_path: Path) -> None:
+    tasks = (["give and close"], ["give and shut down"], ["give", "served"])
+    run = run_program(*tasks, cwd=tmp_path)
+    assert [task.get("output", task) for task in run.tasks] == ["closed", "shut down", "served"]
+
+
 def test_the_limits_hold_for_a_program(tmp_path: Path) -> None:
     run = run_program(
         ["grow"], ["sleep"], ["give", "served"], cwd=tmp_path, args=("--mem", "64Mi", "--timeout", "3")
