@@ -15,7 +15,7 @@ from .messages import Failure
 #: What json.dumps() makes of outcome(), in a fifth of the time.
 _BRIEF = (
     '{"status":"succeed","reason":null,"error":null,"startTime":%d,"endTime":%d,"durationMs":%r,'
-    '"peakMemBytes":%s,"memLimitBytes":%s,"cpuSeconds":%s,"logs":null}\n'
+    '"peakMemBytes":%s,"memLimitBytes":%s,"cpuSeconds":%s,"logs":null%s}\n'
 )
 
 
@@ -140,10 +140,12 @@ def brief_outcome(
     peak_bytes: int,
     limit_bytes: int | None,
     cpu_s: float,
+    not_kept: dict[str, int] | None = None,
 ) -> bytes:
     """Return Result.outcome() as a line of JSON, for a task that succeeded and has no folder.
 
-    Without the fields that the record of such a task has elsewhere: `protection` and `metricsDir`.
+    not_kept: sizes of the values that were too large to be kept. Without the fields that the record of such a
+    task has elsewhere: `protection` and `metricsDir`.
     """
     text = _BRIEF % (
         round(started_at * 1000),
@@ -152,5 +154,6 @@ def brief_outcome(
         peak_bytes or "null",
         "null" if limit_bytes is None else limit_bytes,
         round(cpu_s, 6),
+        "" if not_kept is None else f',"notKept":{json.dumps(not_kept, separators=(",", ":"))}',
     )
     return text.encode()

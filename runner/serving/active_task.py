@@ -235,19 +235,22 @@ class ActiveTask:
         self.exit = exit._replace(breach=breach)
 
     def record_brief(self, status: str, duration_s: float) -> bool:
-        """Complete the record of a task that leaves two small values; return False if close() is to do it."""
+        """Complete the record of a task whose values are small or not kept; False: close() is to do it."""
         record = self.record
         if record is None or not record.takes_values or status != "succeed" or record.has_folder:
             return False
         if self.series is not None or self.ran_before or record.metrics.has_any():
             return False
-        if max(self.input_bytes, self._answer_bytes) > self._keep_max or self._answer_bytes > VALUE_MAX:
+        if VALUE_MAX < self._answer_bytes <= self._keep_max:
             return False
         if self.protection is not self._recorded_protection:  # the head of the journal has that of all
             return False
         ended_at, peak_bytes, cpu_s = self._end()
-        outcome = brief_outcome(self.started_at, ended_at, duration_s, peak_bytes, self.limit_bytes, cpu_s)
-        return record.finish_in_journal(outcome, self.answer)
+        not_kept = _not_kept(self.input_bytes, self._answer_bytes, self._keep_max)
+        outcome = brief_outcome(
+            self.started_at, ended_at, duration_s, peak_bytes, self.limit_bytes, cpu_s, not_kept
+        )
+        return record.finish_in_journal(outcome, self.answer if self._answer_bytes <= self._keep_max else b"")
 
     def _end(self) -> tuple[float, int, float]:
         """Return when it has ended, its highest memory in bytes, and its CPU seconds; measured once."""
@@ -330,9 +333,8 @@ class ActiveTask:
         facts = result.outcome(with_protection=not is_in_head)
         if record.has_folder or self.series is not None:
             self._finish_files(record, result, facts["error"])
-        if self.input_bytes > self._keep_max or self._answer_bytes > self._keep_max:
-            sizes = {"input": self.input_bytes, "output": self._answer_bytes}
-            facts["notKept"] = {name: size for name, size in sizes.items() if size > self._keep_max}
+        if (not_kept := _not_kept(self.input_bytes, self._answer_bytes, self._keep_max)) is not None:
+            facts["notKept"] = not_kept
         if self.ran_before and self._tail is not None:
             facts["ranBefore"] = list(self.ran_before)
         del facts["metricsDir"]  # it is below the record's own root, which may be moved
@@ -376,3 +378,11 @@ class ActiveTask:
         if blob.read(0, min(len(DONE_JSON), blob.size)) != DONE_JSON or blob.read(blob.size - 1, 1) != b"}":
             return None
         return blob.read(len(DONE_JSON), blob.size - len(DONE_JSON) - 1)
+
+
+def _not_kept(input_bytes: int, output_bytes: int, most: float) -> dict[str, int] | None:
+    """Return the sizes of the values that are too large to be kept, if there are any."""
+    if input_bytes <= most and output_bytes <= most:
+        return None
+    sizes = {"input": input_bytes, "output": output_bytes}
+    return {name: size for name, size in sizes.items() if size > most}

@@ -243,13 +243,22 @@ class TaskHandover:
             return
         if child.reads_at_once and task.ids is None:
             names = task.names or self._opener.names_ahead(task) or {}  # the program tells none
-        self._opener.open(task, names, child.protection)
+        is_named_by_child = self._way is Handover.CHILD_NAMES_IT
+        # Then the child does not say that it is initialized.
+        needs_no_init = is_named_by_child and not (child.has_init or child.reads_at_once) and child.may_kill
+        # As with WITH_START. If `start` is here, it goes to the child after the folders.
+        is_told_first = needs_no_init and self._control.state is State.INITIALIZING
+        if not is_told_first or self._opener.is_awaited:
+            self._opener.open(task, names, child.protection, begins_later=is_told_first)
+        if is_told_first:
+            self._control.step(Event.CHILD_INITIALIZED)
+            self._opener.open(task, names, child.protection, begins_later=True)
+            self._record_later(task)
         self.begun(task, child)
-        if self._way is Handover.CHILD_NAMES_IT:
-            needs_no_init = not child.has_init and child.may_kill and not child.reads_at_once
+        if is_named_by_child:
             child.send(task.number, UseFolder(is_announced=needs_no_init, **self._folders(task)))
-            if needs_no_init:
-                self._control.step(Event.CHILD_INITIALIZED)  # the child does not say so
+            if needs_no_init and not is_told_first:
+                self._control.step(Event.CHILD_INITIALIZED)
 
     def begun(self, task: ActiveTask, child: Child) -> None:
         """The child has begun the task, which no other child can take any more."""

@@ -128,6 +128,7 @@ class FakeServing:
         loop: Loop | None = None,
         clock: Clock | None = None,
         state_dir: str | None = None,
+        keep_values_bytes: int | None = None,
         argv: tuple[str, ...] = (),
         limits: Limits | None = None,
         events: EventSink | None = None,
@@ -156,7 +157,7 @@ class FakeServing:
         options = Settings(
             CodeSource("/code", "main.py", argv=argv),
             Serving(URL, **serving),
-            Records(state_dir),
+            Records(state_dir, keep_values_bytes=keep_values_bytes),
             limits=limits or Limits(),
         )
         hooks = Hooks(

@@ -211,6 +211,27 @@ def test_a_task_whose_child_has_no_init_is_initialized_as_soon_as_the_child_has_
     assert one.commands == ["initialized", "started", "done"]
 
 
+def test_the_worker_is_told_before_a_large_task_that_the_child_has_read_is_recorded(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path, logs_ahead=False, journal=lambda layout: Journal(layout, "json"))
+    one = serve(methods=("start",), store=store, state_dir=str(tmp_path), keep_values_bytes=1000)
+    told: list[list[str]] = []
+    opened = store.open
+    monkeypatch.setattr(store, "open", lambda *ids, **more: told.append(one.commands) or opened(*ids, **more))
+    one.initialize(size=LARGE)
+    one.child_reads()
+    assert told == [["initialized"]] and one.child.kinds == ["Initialize", "UseFolder"]
+    one.after(RECORD_S)
+    assert [(task.name, task.status) for task in list_tasks(tmp_path)] == [("t1", "active")]
+    one.start()
+    one.child_answers("x" * 1000)
+    assert one.commands == ["initialized", "started", "done"]
+    assert [*show_task(tmp_path, "t1").facts["notKept"]] == ["input", "output"]
+    one.supervisor.shutdown(0)
+    one.child.goes()
+
+
 def test_a_start_that_comes_before_initialized_is_passed_on_when_the_child_is_ready(serve: Serve) -> None:
     one = serve()
     one.run_to(State.STARTING)
