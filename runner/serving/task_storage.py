@@ -10,6 +10,7 @@ The storage process takes one request after the other, so a result follows the c
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 
 from ...sandbox.parent.child_handle import Child
@@ -24,6 +25,7 @@ from ...sandbox.shared.storage_messages import (
     ForWorker,
     InputFetched,
     RequestFailed,
+    ResumeTask,
     StorageAnswer,
     StoreResult,
 )
@@ -31,7 +33,7 @@ from ..link.answer_blob import AnswerBlob
 from ..link.connection import WorkerMessage
 from ..link.message_memory import MessageMemory
 from ..protocol.messages import Failure
-from ..protocol.task_state import HAS_ANSWERED, WORKING, Event, State
+from ..protocol.task_state import HAS_ANSWERED, WORKING, Event
 from ..storage.client import StorageClient
 from .active_task import ActiveTask
 from .child_pool import ChildPool
@@ -87,28 +89,43 @@ class TaskStorage:
         """Have the input of the current task completed."""
         self._client.cancel()  # what is left of a task that was given up
         self._resume()
-        self._ask_for_input(self._task(), again=False)
-
-    def _ask_for_input(self, task: ActiveTask, *, again: bool) -> None:
-        assert task.message is not None, "no child has begun the task"
-        self._client.ask(FetchInput, _wire_of(task.message), partial(self._fetched, task, again))
+        self._client.task = None
+        task, message = self._task(), self._task().message
+        assert message is not None, "no child has begun the task"
+        self._ask(task, FetchInput, lambda: _wire_of(message), self._fetched)
         self._loop.expect("input")  # a small one is there in no time
 
-    def _fetched(self, task: ActiveTask, again: bool, answer: StorageAnswer) -> None:
-        if task is not self._control.task or self._control.state is not State.FETCHING:
-            _drop(answer)
-            return
+    def _ask(
+        self,
+        task: ActiveTask,
+        what: type[FetchInput | StoreResult],
+        wire: Callable[[], Wire],
+        on_answer: Callable[[ActiveTask, StorageAnswer], None],
+        *,
+        again: bool = False,
+    ) -> None:
+        """Ask for the task in its present state; if the process has ended, ask the next one, once."""
+        state = self._control.state
+
+        def answered(answer: StorageAnswer) -> None:
+            if task is not self._control.task or self._control.state is not state:
+                _drop(answer)
+            elif isinstance(answer, RequestFailed) and not answer.id and not again:
+                self._ask(task, what, wire, on_answer, again=True)
+            else:
+                on_answer(task, answer)
+
+        self._client.ask(what, wire(), answered)
+
+    def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if isinstance(answer, RequestFailed):
-            if not answer.id and not again:
-                # The process has ended, maybe before the task came to it: another one gets the task.
-                self._ask_for_input(task, again=True)
-                return
             text = f"STORAGE_READ_FAILED: {answer.text}"
             task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
             self._control.step(Event.STORAGE_FAILED)
             return
         assert isinstance(answer, InputFetched), "that was asked for"
         task.names = answer.names
+        self._client.task = ResumeTask(answer.names, answer.save_paths)
         task.replace_message(_message_of(answer.wire))
         self._control.step(Event.FETCHED)
         if task.is_started_early and task is self._control.task:
@@ -132,12 +149,10 @@ class TaskStorage:
     def store(self) -> None:
         """Have the result of the current task written."""
         task = self._task()
-        self._client.ask(StoreResult, task.answer_wire(), partial(self._stored, task))
+        self._ask(task, StoreResult, task.answer_wire, self._stored)
         self._loop.expect("stored")  # a small result is written in no time
 
     def _stored(self, task: ActiveTask, answer: StorageAnswer) -> None:
-        if task is not self._control.task or self._control.state is not State.STORING:
-            return
         if isinstance(answer, RequestFailed):
             text = f"STORAGE_WRITE_FAILED: {answer.text}"
             task.failure = Failure("STORAGE_WRITE_FAILED", text, answer.details)

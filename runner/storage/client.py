@@ -23,6 +23,7 @@ from ...sandbox.shared.storage_messages import (
     ConfigureStorage,
     FetchInput,
     RequestFailed,
+    ResumeTask,
     StorageAnswer,
     StorageHangs,
     StorageNote,
@@ -77,6 +78,8 @@ class StorageClient:
         self._socket: MessageSocket | None = None
         self._ids = itertools.count(1)
         self._waiting: dict[int, OnAnswer] = {}
+        #: The task whose input was fetched: the next process goes on with it if this one ends.
+        self.task: ResumeTask | None = None
         self._is_closed = False
         self._hanging = 0  #: threads of the process that hang in a request which was given up
         self._unfinished: int | None = None  #: memfd for UnfinishedFiles of each process
@@ -104,6 +107,8 @@ class StorageClient:
         orphan_cleanup.spare(self._process)
         self._socket = messages
         self._socket.send(self._configuration, [self._unfinished])
+        if self.task is not None:
+            self._socket.send(self.task)
 
     @property
     def waiting(self) -> int:

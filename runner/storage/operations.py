@@ -24,6 +24,7 @@ from ...sandbox.shared.storage_messages import (
     InputFetched,
     StoreResult,
 )
+from .begun_task import BegunTask, begun_task
 from .encoded_value import (
     EncodedValue,
     bson_length,
@@ -42,11 +43,10 @@ from .input_links import InputLinks, LargeObject, Peers
 from .job import Job
 from .message_file import MessageFile
 from .requests import Datagram
-from .splice import Filled, fill, pieces_of
+from .splice import as_filled, fill, pieces_of
 from .stored_object import ObjectStore
 from .value_cache import ValueCache
 
-_NAMES = ("taskId", "jobId", "nodeName", "algorithmName", "pipelineName")
 #: How HKube marks a text that stands for a value in the storage.
 _LINK = "$$"
 
@@ -81,9 +81,7 @@ class Operations:
         self._cluster = cluster
         self._checks_later = checks_later
         self._storage: Mapping[str, Any] = {}  #: the links of the task's input
-        self._has_task = False
-        self._job_id = self._task_id = self._node = ""
-        self._save_paths: list[str] = []
+        self._has_task, self._task = False, BegunTask({}, [])
         self._to_be_served: tuple[str, EncodedValue, list[Buffer]] | None = None
         self._to_be_cached: list[tuple[str, str, bytes, Buffer]] = []
         self._includes_result: dict[str, bool] = {}  #: for each call of the code API, by its id
@@ -106,14 +104,8 @@ class Operations:
 
     def _fetch(self, job: Job, memory: MessageFile) -> Datagram:
         data = codec.data_of(_decoded(job, self._encodings.worker, "the worker's initialize"))
-        info = data.get("info")
-        self._has_task = True
-        self._job_id, self._task_id = str(data.get("jobId") or ""), str(data.get("taskId") or "")
-        self._node = str(data.get("nodeName") or "")
-        paths = info.get("savePaths") if isinstance(info, dict) else None
-        self._save_paths = [path for path in paths or () if isinstance(path, str)]
-        self._includes_result.clear()
-        names = {name: str(data[name])[:1000] for name in _NAMES if data.get(name) is not None}
+        task = begun_task(data)
+        self.begin(task)
         with contextlib.ExitStack() as opened:
             links = self._links(job)
             storage = data.get("storage")
@@ -127,9 +119,14 @@ class Operations:
                     for one in links.large:
                         opened.callback(one.close)
             filled["input"] = value  # the last one: see _check_large()
-            whole = {"command": "initialize", "data": _as_filled(filled)}
+            whole = {"command": "initialize", "data": as_filled(filled)}
             wire, size, fd = self._for_task(whole, links.large, job, memory)
-            return Datagram(InputFetched(wire, job.id, names, size), fd)
+            return Datagram(InputFetched(wire, job.id, dict(task.names), task.save_paths, size), fd)
+
+    def begin(self, task: BegunTask) -> None:
+        """Work for this task from now on."""
+        self._has_task, self._task = True, task
+        self._includes_result.clear()
 
     def _links(self, job: Job, *, decodes: bool = False) -> InputLinks:
         stores = self._stores
@@ -145,7 +142,7 @@ class Operations:
         )
 
     def _folder(self) -> str:
-        return f"{self._cluster}-hkube/{self._job_id}"
+        return f"{self._cluster}-hkube/{self._task.job_id}"
 
     def _to_task(
         self, message: dict[str, Any], large: list[LargeObject], job: Job, memory: MessageFile
@@ -222,18 +219,18 @@ class Operations:
         data = job.data()
         value, body = self._result(data)
         # A write may last until this task is over and the next one has begun.
-        task_id, metadata = self._task_id, self._metadata(value, body)
-        path = f"{self._folder()}/{task_id}"
+        task, metadata = self._task, self._metadata(value, body)
+        path = f"{self._folder()}/{task.task_id}"
         size = sum(len(one) for one in body)
         header = value.header(self._encodings.storage)
-        is_served = bool(self._save_paths) and self._stores.results.fits(size)
+        is_served = bool(task.save_paths) and self._stores.results.fits(size)
         self._stores.objects.write(path, header, body, job.progress)
         job.progress()  # raises Abandoned when the task is over
         told: dict[str, Any] = {"storageInfo": {"path": path, "size": size}, "metadata": metadata}
         if is_served and self._stores.discovery is not None:
             # Peers can ask for it a moment after they know of it; until then they read it from the storage.
-            self._to_be_served = (task_id, value, body)
-            told.update(discovery=self._stores.discovery, taskId=task_id)
+            self._to_be_served = (task.task_id, value, body)
+            told.update(discovery=self._stores.discovery, taskId=task.task_id)
         message = {"command": "storing", "data": told}
         wire = codec.encode(self._encodings.worker, message, name="message", most=None)
         return ForWorker(wire, job.id)
@@ -253,13 +250,14 @@ class Operations:
     def _metadata(self, value: EncodedValue, body: list[Buffer]) -> dict[str, Any]:
         """Return kind and size of each part of the result that other nodes ask for, where it exists."""
         found: dict[str, Any] = {}
-        if not self._save_paths:
+        task = self._task
+        if not task.save_paths:
             return found
         if value.encoding == "bson" and len(body) > 1:
             value = value._replace(data=b"".join(body))
-        for path in self._save_paths:
+        for path in task.save_paths:
             node, _, inner = path.partition(".")
-            if node != self._node:
+            if node != task.node:
                 continue
             one = part(value, inner) if inner else value
             if one is None:
@@ -318,7 +316,7 @@ class Operations:
         try:
             if isinstance(data, dict) and isinstance(data.get("response"), (dict, list)):
                 response = self._response(str(message["command"]), data, links)
-                message = {**message, "data": _as_filled({**data, "response": response})}
+                message = {**message, "data": as_filled({**data, "response": response})}
             return self._to_task(message, links.large, job, memory)
         except (StorageError, ValueError) as error:
             return self._to_task(_failed(message, error), [], job, memory)
@@ -330,14 +328,19 @@ class Operations:
         """Return the answer of a call, read from the storage where the caller wants it."""
         response = data["response"]
         if command == "algorithmExecutionDone":
-            if self._includes_result.pop(f"algorithm {data.get('execId')}", False) and _is_link(response):
+            if self._wants_result(f"algorithm {data.get('execId')}") and _is_link(response):
                 return links.value(response)
         elif command == "subPipelineDone":
-            wanted = self._includes_result.pop(f"pipeline {data.get('subPipelineId')}", False)
-            if wanted and _is_link(response):
+            is_wanted = self._wants_result(f"pipeline {data.get('subPipelineId')}")
+            if is_wanted and _is_link(response):
                 results = links.value(response)
                 return self._with_large_results(results, links)
         return response
+
+    def _wants_result(self, call: str) -> bool:
+        if self._task.is_resumed and call not in self._includes_result:
+            raise StorageError("the process that accesses the storage was started again during this call")
+        return self._includes_result.pop(call, False)
 
     def _with_large_results(self, results: Any, links: InputLinks) -> Any:
         """Return the results of a sub-pipeline with those in place that are objects of their own."""
@@ -352,9 +355,9 @@ class Operations:
         for item in items:
             info = item.get("info") if isinstance(item, dict) else None
             if isinstance(info, dict) and info.get("isBigData") and info.get("path"):
-                item = _as_filled({**item, "result": links.value({"storageInfo": {"path": info["path"]}})})
+                item = as_filled({**item, "result": links.value({"storageInfo": {"path": info["path"]}})})
             changed.append(item)
-        return _as_filled(changed)
+        return as_filled(changed)
 
 
 def _decoded(job: Job, encoding: str, name: str) -> Any:
@@ -370,12 +373,7 @@ def _filled(text: str, storage: Mapping[str, Any], links: InputLinks) -> Any:
     name = text[len(_LINK) :]
     if name not in storage:
         raise StorageError(f"the input has a link {text!r}, and the message does not say where it leads")
-    return _as_filled(links.value(storage[name]))
-
-
-def _as_filled(value: Any) -> Any:
-    """Return a list or dict as one that may hold encoded values."""
-    return Filled(value) if isinstance(value, (list, dict)) else value
+    return as_filled(links.value(storage[name]))
 
 
 def _is_link(value: Any) -> bool:

@@ -22,6 +22,11 @@ class Filled:
         self.items = items
 
 
+def as_filled(value: Any) -> Any:
+    """Return a list or dict as one that may hold encoded values."""
+    return Filled(value) if isinstance(value, (list, dict)) else value
+
+
 def fill(value: Any, found: Callable[[str], Any]) -> Any:
     """Return the value with each text replaced by found(text), unless that is the text itself.
 

@@ -31,12 +31,14 @@ from ...sandbox.shared.storage_messages import (
     ConfigureStorage,
     FetchInput,
     RequestFailed,
+    ResumeTask,
     StorageHangs,
     StorageNote,
     StorageServes,
 )
 from ..settings.open_files import allow_most_open_files
 from ..settings.storage_settings import StorageSettings
+from .begun_task import BegunTask
 from .errors import StorageError
 from .folder_store import FolderStore
 from .input_links import Peers
@@ -178,6 +180,8 @@ class StorageProcess:
             job = Job(message, fd)
             self._waiting[job.id] = job
             self._jobs.put(job)
+        elif isinstance(message, ResumeTask):
+            self._operations.begin(BegunTask(message.names, message.save_paths, is_resumed=True))
         else:
             assert isinstance(message, CancelRequests), "it is configured already"
             for job in list(self._waiting.values()):

@@ -1,7 +1,7 @@
 """The messages between hkrunner and its storage process, each in a datagram.
 
-    hkrunner -> storage process   ConfigureStorage, then FetchInput, CheckInput, StoreResult, CarryCall,
-                                  CarryAnswer and CancelRequests
+    hkrunner -> storage process   ConfigureStorage, maybe ResumeTask, then FetchInput, CheckInput,
+                                  StoreResult, CarryCall, CarryAnswer and CancelRequests
     storage process -> hkrunner   for each request InputFetched, ForWorker, ForTask or RequestFailed, with its
                                   id; unasked StorageNote, StorageHangs and StorageServes
 
@@ -29,6 +29,14 @@ class ConfigureStorage(ProcessMessage):
     task: str  #: of those to and from the algorithm's process
     storage: str  #: of what is stored
     checks_later: bool = False  #: whether hkrunner sends CheckInput when the input of a task cannot be read
+
+
+class ResumeTask(ProcessMessage):
+    """Go on with a task whose input an earlier process has fetched, with what its InputFetched said."""
+
+    kind = 103
+    names: dict[str, str]
+    save_paths: list[str]
 
 
 class _Carrier(ProcessMessage):
@@ -82,6 +90,7 @@ class InputFetched(ProcessMessage):
     wire: Wire
     id: int
     names: dict[str, str]  #: ids and names of the task, as the worker told them
+    save_paths: list[str]  #: parts of the result that other nodes ask for
     size: int = 0
 
 
@@ -130,5 +139,5 @@ StorageRequest = FetchInput | CheckInput | StoreResult | CarryCall | CarryAnswer
 StorageAnswer = InputFetched | ForWorker | ForTask | RequestFailed
 REQUESTS = (FetchInput, CheckInput, StoreResult, CarryCall, CarryAnswer)
 ANSWERS = (InputFetched, ForWorker, ForTask, RequestFailed)
-TO_STORAGE = {one.kind: one for one in (ConfigureStorage, *REQUESTS, CancelRequests)}
+TO_STORAGE = {one.kind: one for one in (ConfigureStorage, ResumeTask, *REQUESTS, CancelRequests)}
 FROM_STORAGE = {one.kind: one for one in (*ANSWERS, StorageNote, StorageHangs, StorageServes)}

@@ -24,6 +24,7 @@ from hkrunner.sandbox.shared.storage_messages import (
     ForTask,
     ForWorker,
     InputFetched,
+    ResumeTask,
     StorageRequest,
 )
 
@@ -50,6 +51,10 @@ class StorageWire:
             send(self._socket, Datagram(what(b"", self._id, len(wire)), fd))
         finally:
             os.close(fd)
+
+    def resume(self, message: ResumeTask) -> None:
+        """Have it go on with a task of another process."""
+        send(self._socket, Datagram(message))
 
     def cancel(self) -> None:
         """Have all requests dropped."""

@@ -50,6 +50,7 @@ from hkrunner.sandbox.shared.storage_messages import (
     ForTask,
     InputFetched,
     RequestFailed,
+    ResumeTask,
     StorageRequest,
     StoreResult,
 )
@@ -145,6 +146,19 @@ def test_a_process_without_the_tasks_beginning_writes_nothing(tmp_path: Path) ->
         assert isinstance(answer, RequestFailed)
         assert answer.text.endswith("was started again during this task")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_resumes_a_task_knows_its_place_and_fails_the_calls_of_before(tmp_path: Path) -> None:
+    with storage_process(tmp_path) as wire:
+        wire.resume(ResumeTask({"jobId": "job1", "taskId": "t1", "nodeName": "n"}, ["n.a"]))
+        told = content(wire.ask(StoreResult, {"command": "done", "data": {"a": [1, 2]}}))["data"]
+        assert told["storageInfo"]["path"] == "local-hkube/job1/t1"
+        assert told["metadata"] == {"n.a": {"type": "array", "size": 2}}
+        # Whether the result is wanted was said to the process before.
+        done = {"subPipelineId": "p1", "response": {"storageInfo": {"path": "local-hkube/job1/t1"}}}
+        answer = content(wire.ask(CarryAnswer, {"command": "subPipelineDone", "data": done}))
+        assert answer["command"] == "subPipelineError"
+        assert answer["data"]["error"].endswith("was started again during this call")
 
 
 def test_the_process_finds_packages_where_hkrunner_finds_them() -> None:

@@ -58,7 +58,7 @@ def unread(served: tuple[FakeServing, Any]) -> tuple[FakeServing, Any]:
     one, client = served
     one.child.helpers = []
     one.initialize()
-    client.answer(InputFetched(b"cut", 1, {"taskId": "t1"}))
+    client.answer(InputFetched(b"cut", 1, {"taskId": "t1"}, []))
     one.child_fails("RUNNER_ERROR")
     assert one.commands == [] and client.checks_later is True
     return one, client
@@ -89,7 +89,7 @@ def started(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing,
     one = serve(storage=StorageSettings())
     client: Any = one.supervisor._storage._client  # type: ignore[union-attr]
     one.initialize()
-    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}, []))
     one.child_reads()
     one.child_initializes()
     one.start()
@@ -102,7 +102,7 @@ def test_the_worker_is_told_that_a_result_is_being_stored_though_its_child_has_e
     monkeypatch.setattr(task_storage, "StorageClient", FakeStorageClient)
     one = serve(methods=("start",), storage=StorageSettings())
     one.initialize()
-    one.supervisor._storage._client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))  # type: ignore[union-attr]
+    one.supervisor._storage._client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}, []))  # type: ignore[union-attr]
     one.start()
     one.child_answers()
     one.child.goes()
@@ -179,7 +179,7 @@ def test_a_task_that_is_stopped_while_the_reason_is_looked_for_is_stopped(
     client.answer(RequestFailed(2, "a (3 bytes) is not msgpack"))
     assert one.commands == ["stopped"]
     one.initialize("t2")
-    client.answer(InputFetched(b"cut", 3, {"taskId": "t2"}))
+    client.answer(InputFetched(b"cut", 3, {"taskId": "t2"}, []))
     one.child_fails("RUNNER_ERROR")
     late = client.answer
     one.initialize("t3")
@@ -214,7 +214,7 @@ def test_a_child_that_dies_while_its_first_result_is_stored_is_replaced_by_one_t
     one = serve(storage=StorageSettings(), recycle_after=1)
     client = one.supervisor._storage._client  # type: ignore[union-attr]
     one.initialize()
-    client.answer(InputFetched(b'{"data":{"taskId":"t1"}}', 1, {"taskId": "t1"}))
+    client.answer(InputFetched(b'{"data":{"taskId":"t1"}}', 1, {"taskId": "t1"}, []))
     one.child_reads()
     one.child_initializes()
     one.start()
@@ -242,7 +242,7 @@ def test_what_a_task_leaves_that_is_stopped_while_its_result_is_stored_is_ended_
     one, client = served
     one.child.helpers, one.child.still_running = [], ("process sleep (pid 7)",)
     one.initialize()
-    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}))
+    client.answer(InputFetched(b"{}", 1, {"taskId": "t1"}, []))
     one.child_initializes()
     one.start()
     one.child_answers()
