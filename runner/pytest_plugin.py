@@ -39,6 +39,7 @@ def run_algorithm(request: pytest.FixtureRequest, tmp_path: Path) -> RunAlgorith
     from .python_api.run import run
 
     def run_one(entry: str | Path, input: Any = (), **options: Unpack[RunOptions]) -> TaskResult:
+        __tracebackhide__ = True
         beside = request.path.parent / entry
         if "path" not in options and beside.exists():
             entry = beside

@@ -84,6 +84,7 @@ class TaskResult:
 
     def raise_for_status(self) -> TaskResult:
         """Return self if the task succeeded, else raise TaskFailed."""
+        __tracebackhide__ = True  # pytest shows the line of the test instead of ours
         if not self.ok:
             raise TaskFailed(self)
         return self

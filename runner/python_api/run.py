@@ -60,6 +60,7 @@ def run(
     `install` cannot be made) or SettingsError before the first task, ClusterError if the cluster of `on`
     cannot be reached or refuses the job, and Incomplete if hkrunner itself was killed.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test instead of all of this
     _check(entry, inputs)
     if entry is not None and options.get("command") is not None:
         raise SettingsError("command starts the algorithm itself: give None as the entry")

@@ -456,6 +456,18 @@ def test_the_fixture_runs_an_algorithm_beside_the_test(tmp_path: Path) -> None:
     assert (ended.status, "2 passed" in ended.stdout) == (0, True), ended.stdout + ended.stderr
 
 
+def test_a_failure_in_pytest_shows_the_lines_of_the_test_only(tmp_path: Path) -> None:
+    algorithm("def start(args):\n    return sum(args['input'])\n")
+    (tmp_path / "test_alg.py").write_text(
+        "def test_text(run_algorithm):\n    run_algorithm('alg.py', ['a']).raise_for_status()\n"
+        "def test_place(run_algorithm):\n    run_algorithm('no.py', [1])\n"
+    )
+    ended = run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path)
+    assert "2 failed" in ended.stdout and "TaskFailed: task t1 failed (AlgorithmError)" in ended.stdout
+    assert "test_alg.py:2: TaskFailed" in ended.stdout and "test_alg.py:4: EntryNotFound" in ended.stdout
+    assert "python_api/run.py" not in ended.stdout and "python_api/results.py" not in ended.stdout
+
+
 def test_pytests_start_imports_nothing_that_runs_algorithms() -> None:
     code = (
         "import sys, pytest; before = set(sys.modules); import hkrunner.runner.pytest_plugin;"
