@@ -10,6 +10,7 @@ sandbox/child/in_user_process.py for the two sides of the sockets.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import signal
@@ -128,8 +129,8 @@ def _reserve_stdout_for_results(settings: Settings) -> None:
         if sys.stdout is not None:
             sys.stdout.flush()
         os.dup2(2, 1)
-        if sys.stdout is not None:
-            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        if isinstance(sys.stdout, io.TextIOWrapper):  # not a replacement of a harness or a debugger
+            sys.stdout.reconfigure(line_buffering=True)
 
 
 class _SupervisorEnd:

@@ -6,13 +6,13 @@ passes the connected socket to the loop and ends.
 
 from __future__ import annotations
 
+import _thread
 import array
 import contextlib
 import fcntl
 import socket
 import sys
 import termios
-import threading
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,7 +55,9 @@ class Attempt:
         self._is_over = False
         #: The number of the listening socket that took the connection, once there is one; see Identity.
         self.listener: int | None = None
-        threading.Thread(target=self._run, name="hkrunner-connect", daemon=True).start()
+        # Not threading's: what a harness has set there for all threads (a profile or trace function) may
+        # raise before ours begins, and nothing would be told.
+        _thread.start_new_thread(self._run, ())
 
     @property
     def has_socket(self) -> bool:

@@ -102,8 +102,11 @@ class Command:
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._object += line
-            for event in read_events(bytes(self._object)):
-                self._take_event(event)
+            if self._object.startswith(b"{"):
+                for event in read_events(bytes(self._object)):
+                    self._take_event(event)
+            else:  # printed by what Python imports at its start: a sitecustomize, a .pth file
+                self._take_stderr(bytes(self._object) + b"\n")
             self._object.clear()
         self._object += rest
 

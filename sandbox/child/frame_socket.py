@@ -44,6 +44,7 @@ class FrameSocket:
 
     def __init__(self, fd: int) -> None:
         self._socket = _socket.socket(fileno=fd)
+        self._socket.setblocking(True)  # a default timeout may have been set, by a .pth file or a caller
         self._reader = FrameReader()
         self._scratch = read_buffer(INLINE_MAX)  # what is read, until it is decoded
         self._scratch_view = memoryview(self._scratch)

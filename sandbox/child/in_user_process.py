@@ -127,6 +127,7 @@ class UserProcessServer(TaskServer):
         """
         self._quit_ends = quit_ends
         self._news = news
+        news.setblocking(True)  # as in frame_socket.py
         self._post_mortem = post_mortem
         self._end_asked = False
         self._owner = os.getpid()

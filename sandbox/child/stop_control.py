@@ -47,6 +47,7 @@ class StopControl:
         loop: EventLoop,
     ) -> None:
         self._control = control
+        control.setblocking(True)  # as in frame_socket.py
         self._replies = replies
         self._where = where
         self._encoding = encoding

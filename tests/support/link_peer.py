@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -180,6 +180,7 @@ class World:
         self.server: socket.socket | None = self._held.listen()
         self.address = self.server.getsockname()
         self.wires: list[Wire] = []
+        self._threads = _thread._count()
         self.ticks = False  #: pauses between two tries pass by themselves
         url = f"ws://127.0.0.1:{self.address[1]}?storage=v1&encoding=json"
         self.link = Link(
@@ -289,7 +290,7 @@ class World:
         self._held.close()
         # A thread that was connecting hands its socket over before the loop goes.
         end = time.monotonic() + DEADLINE_S
-        while any(t.name == "hkrunner-connect" for t in threading.enumerate()) and time.monotonic() < end:
+        while _thread._count() > self._threads and time.monotonic() < end:
             self.loop.turn(0.001)
         self.turn()
         self.loop.close()

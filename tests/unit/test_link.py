@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import socket
@@ -283,13 +284,13 @@ def test_refused_connections_are_tried_again_with_growing_bounded_pauses_for_eve
 def test_an_attempt_for_which_there_is_no_thread_is_made_again_but_not_the_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def refuse(thread: threading.Thread) -> None:
+    def refuse(function: object, args: object) -> None:
         raise RuntimeError("can't start new thread")
 
     world = World()
     try:
         with monkeypatch.context() as without_threads:
-            without_threads.setattr(threading.Thread, "start", refuse)
+            without_threads.setattr(_thread, "start_new_thread", refuse)
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 world.link.open()
     finally:
@@ -299,13 +300,25 @@ def test_an_attempt_for_which_there_is_no_thread_is_made_again_but_not_the_first
         world.link.open()
         wire = world.accept()
         with monkeypatch.context() as without_threads:
-            without_threads.setattr(threading.Thread, "start", refuse)
+            without_threads.setattr(_thread, "start_new_thread", refuse)
             wire.close()
             world.until(lambda: world.listener.unreachable, "the attempt")
         world.pass_time(1.0)
         world.accept()
         assert set(world.listener.unreachable) == {"can't start new thread"}
     finally:
+        world.close()
+
+
+def test_a_harness_that_raises_at_the_beginning_of_each_thread_does_not_keep_it_from_connecting() -> None:
+    """It ended the thread before its first line, and each attempt took the whole time for an answer."""
+    world = World()
+    threading.setprofile(lambda *_: 1 / 0)
+    try:
+        world.link.open()
+        world.accept()
+    finally:
+        threading.setprofile(None)
         world.close()
 
 
