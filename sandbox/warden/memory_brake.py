@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..linux import procfs
+from .own_time import OwnTime, cpu_ns
 from .repeated_requests import Attempts, Rounds
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ REPEATING_S = 1.5
 #: The same if it was armed so many times with pauses of QUIET_S in between, or if the process has filled its
 #: memory so many times, each time from where it had left the limit, or fewer times in a row (Attempts).
 TRIES = 4
-FILLS = 6
-#: A process does something else in between if it pauses for REPEATING_S and uses so much of a core meanwhile,
-#: or if it takes and frees so much of the limit without reaching it.
-WORK_SHARE = 0.1
+TRIES_IN_A_ROW = 2
+FILLS = 16
+#: A process does something else in between if it computes for so long without growing, or if it takes and
+#: frees so much of the limit without reaching it. To search a GiB of small objects for garbage takes less.
+WORK_S = 1.25
 WORK_BYTES_SHARE = 1 / 32
 #: A process has left the limit when so much of it, or twice what arms the brake, is free: a loop that drops
 #: its last part at each refusal, and fills it again, frees less.
@@ -81,14 +83,6 @@ class HeldProcess(NamedTuple):
     room_bytes: int  #: how much more it could reserve
     memory_bytes: int  #: of the whole tree
     at: float
-
-
-def cpu_ns(process: Process) -> int:
-    """Return the CPU time that a process has used; 0 when it is gone."""
-    try:
-        return procfs.cpu_ns(process.clock)
-    except OSError:
-        return 0
 
 
 class DataLimit:
@@ -144,11 +138,12 @@ class NearLimitBrake:
         self._top = 0
         self._top_at = float("-inf")
         self._has_turned = False
-        self._tries, self._fills = Attempts(TRIES), Attempts(FILLS)
+        self._tries, self._fills = Attempts(TRIES, TRIES_IN_A_ROW), Attempts(FILLS)
+        self._own_time: OwnTime | None = None  #: measured since it was first armed
         self._has_paused = self._has_left = True  #: since it was last near the limit
         self._rounds = Rounds(max(TURN_BYTES, int(memory_bytes * WORK_BYTES_SHARE)))
-        #: Since when it pauses, with its memory and its CPU time then.
-        self._pause: tuple[float, int, int] | None = None
+        #: Its memory and its CPU time since when it pauses.
+        self._pause: tuple[int, int] | None = None
         self._is_let_through = False
         #: The process and its memory when last armed; None: not armed since forget_held_back().
         self.held_back: HeldProcess | None = None
@@ -171,6 +166,7 @@ class NearLimitBrake:
             except (ProcessLookupError, PermissionError):
                 return
             one = self._data_limit = DataLimit(process, own, own if one is None else one.own, hard)
+            self._own_time = None
         if process.anon >= self._level + GROWTH_BYTES:
             self._level, self._grew_at = process.anon, now
         elif process.anon < self._level:
@@ -178,13 +174,19 @@ class NearLimitBrake:
         memory = sampler.least_bytes
         free = self._limit - memory
         is_growing = now - self._grew_at < QUIET_S
-        self._note_other_work(process, free, now, is_growing=is_growing)
+        if self._own_time is not None:
+            own_s = self._own_time.passed_s(now)
+            self._tries.pass_time(own_s)
+            self._fills.pass_time(own_s)
+        self._note_other_work(process, free, is_growing=is_growing)
         is_repeating = self._is_repeating(process.anon, free, now, is_growing=is_growing)
         self.is_holding = free <= self._near and is_growing and not is_repeating
         if self.is_holding:
             room = max(0, free - self._margin)
             self.held_back = HeldProcess(self._pid, procfs.name(self._pid), room, memory, now)
             self._armed_at = now
+            if self._own_time is None:
+                self._own_time = OwnTime(process, now)
             if one.is_raised(self._prlimit):
                 self._raised_at = now
             if now - self._raised_at >= RAISED_S:
@@ -194,21 +196,18 @@ class NearLimitBrake:
             is_near = self._armed_at > float("-inf") and free <= self._left_bytes
             one.set(one.own, self._prlimit, again=is_near or now - self._armed_at < SETTLE_S)
 
-    def _note_other_work(self, process: Process, free: int, now: float, *, is_growing: bool) -> None:
+    def _note_other_work(self, process: Process, free: int, *, is_growing: bool) -> None:
         """Note if the process has done something else than to fill its memory again."""
         left = self._rounds.ended(process.anon, free)
         if left is not None and left > self._near:
             self._fills.interrupt()
         if is_growing:
-            if self._pause is not None:
-                since, _, before_ns = self._pause
-                paused_s, used_ns = now - since, cpu_ns(process) - before_ns
-                if paused_s >= REPEATING_S - QUIET_S and used_ns >= WORK_SHARE * paused_s * 1e9:
-                    self._fills.forget()
+            if self._pause is not None and cpu_ns(process) - self._pause[1] >= WORK_S * 1e9:
+                self._fills.forget()
             self._pause = None
-        elif self._pause is None or process.anon < self._pause[1]:
-            # To free a GiB takes a second on a busy machine: that is no other work.
-            self._pause = (now, process.anon, cpu_ns(process))
+        elif self._pause is None or process.anon < self._pause[0]:
+            # To free a GiB takes a second: that is no other work.
+            self._pause = (process.anon, cpu_ns(process))
 
     def _is_repeating(self, anon: int, free: int, now: float, *, is_growing: bool) -> bool:
         """Whether the process most likely repeats for ever what is refused: see REPEATING_S, TRIES and FILLS.

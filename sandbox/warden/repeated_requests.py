@@ -1,19 +1,24 @@
 """Recognizes a loop that repeats for ever what the brake refuses to it.
 
-The kernel does not report that it has refused an allocation. What can be seen is a process that fills its
-memory up to the limit, frees it, and fills it again. Programs do so for good reasons, too: one tries less
-after each refusal, another goes on to its next piece of work. So it is taken for an endless loop only where
-it comes to the limit again and again with nothing else in between, or very often.
+The kernel does not report that it has refused an allocation, nor how large it was. What can be seen is a
+process that fills its memory up to the limit, frees it, and fills it again. Programs do so for good reasons,
+too: one tries half as much after each refusal, another goes on to its next piece of work. Before it ends,
+nothing distinguishes the second fill of such a program from that of an endless loop. So a process is taken
+for one only where it comes to the limit again and again with nothing else in between. Each refusal that it is
+allowed costs the time of one more fill, which may be seconds.
 """
 
 from __future__ import annotations
 
 import math
 
-#: Whoever tries less after a refusal may be refused so often in a row without any other work in between ...
-IN_A_ROW = 2
+#: Whoever halves eight times of what fits after each refusal is refused so many times in a row ...
+IN_A_ROW = 4
 #: ... and more often only within this time.
 IN_A_ROW_S = 1.0
+#: Where that takes longer, so many in a row are allowed, and more within so much of its own time (OwnTime).
+LEAST_IN_A_ROW = 2
+OWN_S = 2.2
 #: What is left of a round once it has ended, at most.
 LEFT_SHARE = 1 / 4
 
@@ -21,21 +26,37 @@ LEFT_SHARE = 1 / 4
 class Attempts:
     """How often a process was held back in what may be one loop."""
 
-    __slots__ = ("_in_a_row", "_most", "_since", "count")
+    __slots__ = ("_in_a_row", "_left", "_most", "_most_in_a_row", "_own_s", "_since", "count")
 
-    def __init__(self, most: int) -> None:
-        """`most`: whatever the process does in between, it is not held back more often."""
-        self._most = most
+    def __init__(self, most: int, most_in_a_row: int = IN_A_ROW) -> None:
+        """`most`: whatever the process does in between, it is not held back more often.
+
+        `most_in_a_row`: nor more often than this after IN_A_ROW_S if it does nothing in between.
+        """
+        self._most, self._most_in_a_row = most, most_in_a_row
         self.count = 0
         self._in_a_row = 0
-        self._since = 0.0  #: time of the first one in a row
+        #: Time of the first one in a row, and the process's own time since then.
+        self._since = self._own_s = 0.0
+        self._left = 0
 
-    def add(self, now: float) -> None:
-        """Count one more."""
+    def pass_time(self, own_s: float) -> None:
+        """Add what has passed of the process's own time."""
+        self._own_s += own_s
+
+    def add(self, now: float, left: int = 0, tolerance: int = 0) -> None:
+        """Count one more.
+
+        `left`: what was left of the limit. Where that differs by more than `tolerance`, the process has asked
+        for something else than before.
+        """
+        if abs(left - self._left) > tolerance:
+            self._in_a_row = 0
+        self._left = left
         self.count += 1
         self._in_a_row += 1
         if self._in_a_row == 1:
-            self._since = now
+            self._since, self._own_s = now, 0.0
 
     def interrupt(self) -> None:
         """Note that the process has done something else since."""
@@ -47,8 +68,9 @@ class Attempts:
 
     def are_endless(self, now: float) -> bool:
         """Whether the next one, at this time, would be one too many."""
-        is_row = self._in_a_row >= IN_A_ROW and now - self._since >= IN_A_ROW_S
-        return self.count >= self._most or is_row
+        is_row = self._in_a_row >= self._most_in_a_row and now - self._since >= IN_A_ROW_S
+        is_slow_row = self._in_a_row >= LEAST_IN_A_ROW and self._own_s >= OWN_S
+        return self.count >= self._most or is_row or is_slow_row
 
 
 class Tops:

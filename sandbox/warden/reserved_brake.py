@@ -14,12 +14,12 @@ from .memory_brake import (
     MI,
     MOST_NEAR_BYTES,
     STEP_BYTES,
-    WORK_SHARE,
+    WORK_S,
     DataLimit,
     HeldProcess,
     Prlimit,
-    cpu_ns,
 )
+from .own_time import WORK_SHARE, OwnTime, cpu_ns, sleeps
 from .repeated_requests import Attempts, Rounds, Tops
 
 if TYPE_CHECKING:
@@ -63,11 +63,13 @@ class _Reserving(DataLimit):
         "last_data",
         "open_until",
         "own_room",
+        "own_time",
         "quiet_since",
         "rounds",
         "rss",
         "took_more_at",
         "tops",
+        "worked_ns",
     )
 
     def __init__(self, process: Process, soft: int, own: int, hard: int) -> None:
@@ -84,6 +86,8 @@ class _Reserving(DataLimit):
         self.took_more_at: float | None = None  #: when it was seen to reserve more than that
         self.tops, self.rounds = Tops(MOST_NEAR_BYTES), Rounds(MOST_NEAR_BYTES)
         self.fills = Attempts(FILLS)
+        self.own_time: OwnTime | None = None  #: measured since it was first refused memory
+        self.worked_ns = 0  #: CPU time since it has last grown or shrunk
         self.last_data = process.data
         self.block = 0  #: the most that it has reserved between two looks in this round
         self.own_room: float = math.inf  #: it has turned back by itself with so much left
@@ -100,7 +104,7 @@ class _Reserving(DataLimit):
         has_shrunk = min(process.data - self.data, process.rss - self.rss) < -MOST_NEAR_BYTES
         if has_grown or has_shrunk:
             self.is_let_through = self.is_let_through and is_at_limit and not has_shrunk
-            self.data, self.rss = process.data, process.rss
+            self.data, self.rss, self.worked_ns = process.data, process.rss, 0
             self.quiet_since = self.open_until = float("-inf")
         elif self.open_until == math.inf:
             if cpu_ns(process) - self.cpu_ns >= SPIN_CPU_NS:
@@ -111,12 +115,12 @@ class _Reserving(DataLimit):
             used, quiet_s = cpu_ns(process) - self.cpu_ns, now - self.quiet_since
             if used >= SPIN_CPU_NS * quiet_s:
                 self.is_let_through = self.is_let_through or part < START_BYTES
-                is_at_work = used >= WORK_SHARE * quiet_s * 1e9
                 # One that waits for a processor, too: it may have been about to compute.
-                is_busy = is_at_work or not _sleeps(process.pid)
+                is_busy = used >= WORK_SHARE * quiet_s * 1e9 or not sleeps(process.pid)
                 self.open_until = now + OPEN_S if is_busy else math.inf
-                if is_at_work:
-                    self.fills.forget()
+            self.worked_ns += used
+            if self.worked_ns >= WORK_S * 1e9:
+                self.fills.forget()
             self.quiet_since, self.cpu_ns = now, self.cpu_ns + used
         return self.is_let_through
 
@@ -126,6 +130,8 @@ class _Reserving(DataLimit):
         That is to find out if it repeats a request for more than is left, and so from when it was seen to.
         """
         data = self.process.data
+        if self.own_time is not None:
+            self.fills.pass_time(self.own_time.passed_s(now))
         is_trial = self.fills.are_endless(now)
         if self.is_open and self.took_more_at is None and data > self.allowed + STEP_BYTES:
             self.took_more_at = now
@@ -151,21 +157,16 @@ class _Reserving(DataLimit):
             self.own_room = left
             self.fills.forget()
         elif left < self.own_room - STEP_BYTES:
-            self.fills.add(now)
+            # A look comes each time that half of what is left may have been used.
+            self.fills.add(now, left, MOST_NEAR_BYTES + left // 2)
+            if self.own_time is None:
+                self.own_time = OwnTime(self.process, now)
 
     def forget_attempts(self, before: float) -> None:
         """Begin anew, if it was seen to repeat a request before this time, or may have been."""
         self.fills.forget()
         if self.took_more_at is not None and self.took_more_at < before:
             self.took_more_at = None
-
-
-def _sleeps(pid: int) -> bool:
-    """Whether the process waits for something, and not for a processor."""
-    try:
-        return procfs.stat(pid).state == b"S"
-    except (OSError, ValueError):
-        return False
 
 
 class ReservedBrake:

@@ -384,6 +384,16 @@ def test_a_program_that_repeats_a_refused_allocation_for_ever_is_ended(mode: str
 
 
 @pytest.mark.parametrize("mode", ["auto", "brake"])
+def test_a_program_that_gets_by_with_what_it_has_after_a_few_refusals_is_never_ended(
+    mode: str, tmp_path: Path
+) -> None:
+    inputs = (["halve", 256], ["give_up", 256], ["keep_half", 256])
+    args = (*LIMIT, "--mem-mode", mode)
+    run = misbehave("limits_tries_less_when_refused.py", *inputs, cwd=tmp_path, args=args)
+    assert [task["output"] for task in run.tasks[:3]] == [128, "gave up", 768], run.stderr
+
+
+@pytest.mark.parametrize("mode", ["auto", "brake"])
 def test_neither_memory_nor_blame_of_a_task_that_was_refused_memory_is_passed_to_the_next_one(
     mode: str, tmp_path: Path
 ) -> None:

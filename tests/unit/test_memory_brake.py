@@ -13,11 +13,13 @@ from hkrunner.sandbox.linux import procfs
 from hkrunner.sandbox.shared.limits import MI, Limits
 from hkrunner.sandbox.usage.sampler import TreeSampler
 from hkrunner.sandbox.usage.usage import breach
-from hkrunner.sandbox.warden import memory_brake, reserved_brake
+from hkrunner.sandbox.warden import memory_brake, own_time, reserved_brake
 from hkrunner.sandbox.warden.memory_brake import NearLimitBrake
+from hkrunner.sandbox.warden.own_time import OwnTime
 from hkrunner.sandbox.warden.reserved_brake import ReservedBrake
 from support.clock import Clock
 from support.trees import Tree
+from support.waiting import wait_until
 
 LIMITS = Limits(memory_bytes=128 * MI)
 
@@ -250,6 +252,23 @@ class StubSampler:
         return sum(one.anon for one in self.processes.values())
 
 
+class AllTime:
+    """The time of a process that never waits for a processor."""
+
+    def __init__(self, process: StubProcess, now: float) -> None:
+        self._at = now
+
+    def passed_s(self, now: float) -> float:
+        before, self._at = self._at, now
+        return now - before
+
+
+@pytest.fixture(autouse=True)
+def _all_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (memory_brake, reserved_brake):
+        monkeypatch.setattr(module, "OwnTime", AllTime)
+
+
 class Limiter:
     """Stands for prlimit(2), and remembers the soft limit of each process."""
 
@@ -334,13 +353,26 @@ def times_held(brake: NearLimitBrake, sampler: StubSampler, looks: list[tuple[fl
     return held
 
 
-@pytest.mark.parametrize(("freed", "pause_s", "times"), [(4, 0.5, 2), (100, 0.5, 2), (100, 0.15, 4)])
+@pytest.mark.parametrize(
+    ("freed", "pause_s", "times"), [(4, 0.5, 2), (100, 1.5, 2), (100, 0.5, 3), (100, 0.15, 4), (100, 0.08, 7)]
+)
 def test_a_loop_that_is_refused_again_and_again_is_let_through_whatever_it_frees_in_between(
     freed: int, pause_s: float, times: int
 ) -> None:
     brake, sampler, _ = near_limit(StubProcess(10, anon=0, data=300 * MI))
     looks = [(1 + at * pause_s, 250 if at % 2 == 0 else 250 - freed) for at in range(16)]
     assert times_held(brake, sampler, looks) == [True] * times + [False] * (8 - times)
+
+
+@pytest.mark.parametrize(("share", "times"), [(1.0, 2), (0.2, 4)])
+def test_what_a_program_waits_for_a_processor_does_not_count(
+    share: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of eight times the limit that is halved until it fits is refused four times, on any machine."""
+    monkeypatch.setattr(AllTime, "passed_s", lambda one, now: share)  # each second
+    brake, sampler, _ = near_limit(StubProcess(10, anon=0, data=300 * MI))
+    looks = [(1.0 + at, 20 if at % 2 else 250) for at in range(12)]
+    assert times_held(brake, sampler, looks) == [True] * times + [False] * (6 - times)
 
 
 def test_a_program_that_is_refused_twice_and_then_tries_less_is_never_let_through() -> None:
@@ -438,7 +470,7 @@ def reserving(
     """Return a brake of 256 MiB, its sampler, and what looks at the process and tells if it is limited."""
     limiter, at = Limiter(), [0.0]
     monkeypatch.setattr(reserved_brake, "cpu_ns", lambda process: int(at[0] * cores * 1e9))
-    monkeypatch.setattr(reserved_brake, "_sleeps", lambda pid: cores < 0.5)
+    monkeypatch.setattr(reserved_brake, "sleeps", lambda pid: cores < 0.5)
     brake, sampler = ReservedBrake(256 * MI, prlimit=limiter), StubSampler(process)
 
     def look(now: float, reserved: int, used: int) -> bool:
@@ -494,16 +526,23 @@ def test_a_process_that_waits_for_a_second_stays_limited(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("top", [(270, 248), (250, 130)], ids=["small blocks", "a large block"])
-def test_a_loop_that_fills_its_memory_again_and_again_is_judged_by_use_the_third_time(
+def test_a_loop_that_fills_its_memory_again_and_again_is_judged_by_use_the_fifth_time(
     top: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
-    for at in (1.0, 1.8):
-        assert look(at, 30, 10) and look(at + 0.5, *top), "it may be refused twice"
-        assert look(at + 0.6, top[0], 60), "while much is unmapped, what is reserved shrinks last"
-    assert look(2.6, 30, 10) and not look(3.1, *top)
-    assert not look(3.6, 600, 248), "it takes more than is left"
-    assert not look(4.5, 600, 250)
+    for at in (1.0, 1.6, 2.2, 2.8):
+        assert look(at, 30, 10) and look(at + 0.4, *top), "it may be refused four times"
+        assert look(at + 0.5, top[0], 60), "while much is unmapped, what is reserved shrinks last"
+    assert not look(3.4, 30, 10) and not look(3.8, *top)
+    assert not look(4.0, 600, 248), "it takes more than is left"
+    assert not look(4.9, 600, 250)
+
+
+def test_a_program_that_looks_for_the_largest_buffer_stays_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it was refused at once is not seen; each buffer that fits is another one."""
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    for at, size in enumerate((64, 128, 192, 224, 240)):
+        assert look(1.0 + at, 30, 10) and look(1.5 + at, 20 + size, 5 + size), size
 
 
 @pytest.mark.parametrize(("cores", "is_limited"), [(0.01, False), (0.5, True)])
@@ -511,12 +550,12 @@ def test_a_process_that_waits_before_it_fills_its_memory_again_is_judged_by_use_
     cores: float, is_limited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=cores)
-    monkeypatch.setattr(reserved_brake, "_sleeps", lambda pid: False)  # it has just woken up
-    for at in (1.0, 4.0):
+    monkeypatch.setattr(reserved_brake, "sleeps", lambda pid: False)  # it has just woken up
+    for at in (1.0, 6.0):
         look(at, 270, 248)
-        for tenths in (1, 2, 15):
+        for tenths in (1, 2, 15, 30):
             look(at + tenths / 10, 30, 10)
-    assert look(7.0, 270, 248) == is_limited
+    assert look(11.0, 270, 248) == is_limited
 
 
 def test_a_program_that_needs_nearly_all_of_its_memory_again_and_again_stays_limited(
@@ -534,7 +573,7 @@ def test_a_program_that_is_refused_twice_and_then_reserves_less_stays_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
-    for at, (reserved, used) in enumerate([(270, 248), (30, 10), (270, 248), (30, 10), (150, 130), (30, 10)]):
+    for at, (reserved, used) in enumerate([(270, 248), (30, 10), (270, 248), (30, 10), (120, 100), (30, 10)]):
         look(1.0 + at, reserved, used)
     assert look(7.5, 270, 248)
 
@@ -544,3 +583,50 @@ def test_an_array_that_grows_by_being_copied_stays_limited(monkeypatch: pytest.M
     for copies in range(1, 31):
         small, large = 10 + copies * 4, 10 + copies * 8
         assert look(copies / 5, 20 + small, small) and look(copies / 5 + 0.1, 20 + large, large), copies
+
+
+# ---- the time of a process itself
+
+
+@pytest.mark.parametrize(
+    ("cores", "is_asleep", "passed"),
+    [(1.0, False, 0.5), (0.2, False, 0.1), (0.0, False, 0.0), (0.0, True, 0.5), (4.0, False, 0.5)],
+)
+def test_what_a_process_computes_or_sleeps_is_its_time(
+    cores: float, is_asleep: bool, passed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1.0
+    monkeypatch.setattr(own_time, "cpu_ns", lambda process: int(now * cores * 1e9))
+    monkeypatch.setattr(own_time, "sleeps", lambda pid: is_asleep)
+    one = OwnTime(StubProcess(10, 0, 0), now)  # type: ignore[arg-type]
+    now = 1.01
+    assert one.passed_s(now) == 0.0, "too little to tell"
+    now = 1.5
+    assert one.passed_s(now) == pytest.approx(passed)
+    assert one.passed_s(now) == 0.0
+
+
+def test_a_process_of_which_one_thread_runs_does_not_sleep() -> None:
+    code = """
+import threading, time
+threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
+end = threading.Event()
+def run():
+    while not end.is_set(): pass
+thread = threading.Thread(target=run)
+print("sleeps", flush=True)
+import sys
+sys.stdin.readline()
+thread.start()
+print("runs", flush=True)
+sys.stdin.readline()
+end.set()
+"""
+    with Braked(code) as one:
+        one.go()
+        assert one.output() == "sleeps\n"
+        wait_until(lambda: own_time.sleeps(one.pid), what="its sleep")
+        one.go()
+        assert one.output() == "runs\n"
+        wait_until(lambda: not own_time.sleeps(one.pid), what="its run")
+        one.go()
