@@ -141,7 +141,8 @@ class _Reserving(DataLimit):
             self._turned_back(left, now, is_trial=is_trial)
         left = self.rounds.ended(data, part)
         if left is not None:
-            if MOST_NEAR_BYTES < left <= self.block:  # another one of those would have been refused
+            # Another one of those would have been refused, or one of twice the size: buffers double.
+            if MOST_NEAR_BYTES < left <= 2 * self.block:
                 self._turned_back(left, now, is_trial=is_trial)
             elif left > MOST_NEAR_BYTES:
                 self.fills.interrupt()

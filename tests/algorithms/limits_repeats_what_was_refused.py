@@ -1,7 +1,7 @@
 """Repeats each allocation that is refused, for ever: at once or after a pause, in one thread or in four.
 
-Input: [HOW]; spin, sleep, map_and_sleep, threads, small; fill frees all at each refusal, and beyond asks for
-more than any limit leaves.
+Input: [HOW]; spin, sleep, map_and_sleep, threads, small; fill frees all at each refusal, as does double, whose
+blocks double; beyond asks for more than any limit leaves.
 """
 
 import mmap
@@ -34,6 +34,12 @@ def fill():
         blocks.append(b"x" * MI)
 
 
+def double():
+    blocks = [b"x" * MI]
+    while True:
+        blocks.append(b"x" * (2 * len(blocks[-1])))
+
+
 def beyond():
     return b"x" * (1 << 30)
 
@@ -56,5 +62,5 @@ def start(args, api):
         for _ in range(3):
             threading.Thread(target=repeat, args=(block, 0), daemon=True).start()
     ways = {"sleep": (block, 0.05), "map_and_sleep": (filled_map, 0.02), "small": (small, 0)}
-    ways.update({"fill": (fill, 0), "beyond": (beyond, 0)})
+    ways.update({"fill": (fill, 0), "double": (double, 0), "beyond": (beyond, 0)})
     repeat(*ways.get(how, (block, 0)))

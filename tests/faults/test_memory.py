@@ -374,7 +374,8 @@ def test_a_thread_without_memory_for_its_first_allocation_is_not_waited_for(
 
 @pytest.mark.parametrize("mode", ["auto", "brake"])
 def test_a_program_that_repeats_a_refused_allocation_for_ever_is_ended(mode: str, tmp_path: Path) -> None:
-    ways = [*("spin", "sleep", "map_and_sleep", "threads", "small", "fill"), *["beyond"] * (mode == "brake")]
+    ways = ["spin", "sleep", "map_and_sleep", "threads", "small", "fill"]
+    ways += ["double", "beyond"] * (mode == "brake")
     args = (*LIMIT, "--mem-mode", mode, "--timeout", "30")
     inputs = [[way] for way in ways]
     run = misbehave("limits_repeats_what_was_refused.py", *inputs, cwd=tmp_path, args=args, deadline_s=100)

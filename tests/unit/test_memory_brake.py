@@ -538,6 +538,15 @@ def test_a_loop_that_fills_its_memory_again_and_again_is_judged_by_use_the_fifth
     assert not look(4.9, 600, 250)
 
 
+def test_a_loop_that_doubles_a_buffer_until_it_is_refused_is_judged_by_use_the_fifth_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    for at in (1.0, 1.6, 2.2, 2.8):
+        assert look(at, 30, 10) and look(at + 0.3, 70, 50) and look(at + 0.4, 150, 130)
+    assert not look(3.4, 30, 10)
+
+
 def test_a_program_that_looks_for_the_largest_buffer_stays_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it was refused at once is not seen; each buffer that fits is another one."""
     _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
