@@ -39,6 +39,8 @@ _OF_CODE = frozenset((
 ))  # fmt: skip
 _IN_ORDER = re.compile(r"sys\.exit\((0|None|)\)")
 _OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
+#: A library's file, which may have the name of a GPU's library though it finds no memory of the machine's.
+_LIBRARY = re.compile(r"\S+\.so\b[.\d]*")
 ASKED_MAX = 1024 * GI
 #: With more than this left, and more than this share of the limit, the mode "auto" refuses nothing.
 FAR_BYTES = 16 * MI
@@ -52,7 +54,7 @@ def _kind(failure: Failure, printed: Sequence[str]) -> str | None:
     if not is_exit and failure.code not in ("ALGORITHM_ERROR", "IMPORT_FAILED"):
         return None
     text = "\n".join((failure.message, failure.details, *printed))
-    if _OF_A_GPU.search(text):
+    if _OF_A_GPU.search(_LIBRARY.sub("", text)):
         return None
     if _ALLOCATION.search(text) or _THREAD.search(text):
         return "allocation"

@@ -154,6 +154,7 @@ def told(
         "KeyboardInterrupt: (without a text)",
         "SystemError: error return without exception set (us.py:2 in start)",
         "ImportError: libx.so: failed to map segment from shared object",
+        "ImportError: libc10_cuda.so: failed to map segment from shared object",
     ],
 )
 def test_what_fails_just_after_memory_was_refused_is_reported_as_the_limit(text: str) -> None:
