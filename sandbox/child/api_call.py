@@ -11,6 +11,9 @@ from typing import Any, Callable, List, Optional, Union
 
 from .own_threads import allocate_lock, wait_for
 
+#: The longest time that asyncio waits at once.
+A_DAY_S = 86_400.0
+
 
 class ApiError(Exception):
     """A call of the code API has failed; `id` is the id of the call."""
@@ -111,7 +114,12 @@ class Call:
                 loop.call_soon_threadsafe(mark_done)
 
         self._when_done(wake)
-        yield from future.__await__()
+        # So that the loop waits for a time: see own_threads.wait_for().
+        timer = loop.call_later(A_DAY_S, lambda: None)
+        try:
+            yield from future.__await__()
+        finally:
+            timer.cancel()
         return self.result(0)
 
     def _when_done(self, callback: Callable[[], None]) -> None:

@@ -41,11 +41,13 @@ def new_thread(target: Callable[..., object], args: Tuple[Any, ...], name: str) 
 
 
 def wait_for(event: threading.Event, timeout: Optional[float] = None) -> bool:
-    """As event.wait(), for an event that another thread of the system sets.
+    """As event.wait(), for an event that a message of the parent's sets, or another thread of the system.
 
-    Where gevent has replaced it, a wait without a time raises LoopExit: gevent knows nobody who could set it.
+    It always waits for a time: after memory was refused, the warden takes a wait without one for a wait that
+    may last for ever (warden/deadlock_watch.py). Where gevent has replaced it, such a wait raises LoopExit:
+    gevent knows nobody who could set the event.
     """
-    if timeout is not None or not are_replaced():
+    if timeout is not None:
         return event.wait(timeout)
     while not event.wait(LOOK_S):
         pass

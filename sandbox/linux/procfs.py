@@ -102,14 +102,15 @@ class Stat(NamedTuple):
     rss_bytes: int
 
 
-def _stat_fields(pid: int) -> list[bytes]:
+def _stat_fields(pid: int, thread: int = 0) -> list[bytes]:
     # The name is in brackets and may hold brackets and blanks: the fields start after the last one.
-    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    path = f"/proc/{pid}/task/{thread}/stat" if thread else f"/proc/{pid}/stat"
+    return read(path).rpartition(b")")[2].split()
 
 
-def stat(pid: int) -> Stat:
-    """Read /proc/PID/stat; OSError when the process is gone."""
-    f = _stat_fields(pid)
+def stat(pid: int, thread: int = 0) -> Stat:
+    """Read /proc/PID/stat, or that of one of its threads; OSError when the process or thread is gone."""
+    f = _stat_fields(pid, thread)
     if len(f) < 22:
         raise ProcessLookupError
     return Stat(

@@ -96,6 +96,7 @@ class Child:
         self.began_at: float | None = None  #: on the monotonic clock; None: not known
         #: Whether its code has an init(); True until the child has said that it has none.
         self.has_init = True
+        self.has_stop = False  #: whether its code has a stop()
         #: Whether it has read a small task, and has reported its names, when send() returns.
         self.reads_at_once = False
         #: How the limits are enforced, as the warden said; None until it has, or where there is no warden.
@@ -201,6 +202,7 @@ class Child:
         if isinstance(message, Loaded):
             self.loaded = True
             self.has_init = "init" in message.methods
+            self.has_stop = "stop" in message.methods
             self.helpers = [] if message.python else None  # another program has no version of Python
             self.watch(idle=True)  # until a task asks for its usage
         elif isinstance(message, StillRunning):

@@ -197,7 +197,7 @@ class WardedChild(Child):
         """Set whether a task runs: an idle tree is sampled only where it could break a limit."""
         if not idle:  # the tasks of a Pool come another way than by send()
             self._oom.task_begins(time.monotonic())
-        self._tell_warden(WatchTree(idle, self.loaded, thread_lost))
+        self._tell_warden(WatchTree(idle, self.loaded, self.has_stop, thread_lost))
 
     def ask(self, number: int, *, began_at: float | None = None) -> None:
         """Have the usage of this moment sent, with this number; `began_at`: count the peak from then on."""

@@ -55,6 +55,7 @@ class WatchTree(ProcessMessage):
     kind = 34
     idle: bool
     loaded: bool
+    has_stop: bool = False  #: the code has a stop()
     thread_lost: bool = False  #: a Problem has reported it: what waits for the thread may wait for ever
 
 

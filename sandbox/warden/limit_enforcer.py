@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..linux import procfs, scheduling
@@ -65,7 +65,7 @@ class LimitEnforcer:
         self._root = os.getpid()  #: the process below which the tree is
         self._sampler = _sampler_of(limits, self._shared, lambda: self._root)
         self._brake: NearLimitBrake | ReservedBrake | None = None
-        self._deadlocks = DeadlockWatch(())
+        self._deadlocks = DeadlockWatch()
         self._child = 0
         self._child_ended_at = math.inf
         throttled = limits.enforced and not self.confinement.holds_cpu
@@ -84,13 +84,13 @@ class LimitEnforcer:
         self.began_at = time.monotonic()
         self._oom = OomWatch(self.began_at)
 
-    def child_started(self, pid: int, channel: Collection[int], root: int = 0) -> None:
+    def child_started(self, pid: int, control: int, root: int = 0) -> None:
         """Begin to measure the child, which has been forked with this pid.
 
-        `channel`: the inodes of the sockets on which it hears from the parent. `root`: the process below
-        which the tree is; 0: this one.
+        `control`: the inode of the socket on which it hears of a stop. `root`: the process below which the
+        tree is; 0: this one.
         """
-        self._deadlocks = DeadlockWatch(channel)
+        self._deadlocks = DeadlockWatch(pid, control)
         if root and isinstance(self._sampler, TreeSampler):
             self._root = root
             self._sampler.set_root(root)
@@ -177,8 +177,12 @@ class LimitEnforcer:
             self._sampler.is_frozen = False
         return self._breach()
 
-    def code_loaded(self) -> None:
-        """End the larger allowance that the brake gives to a process while it imports the code."""
+    def code_loaded(self, has_stop: bool) -> None:
+        """End the larger allowance that the brake gives to a process while it imports the code.
+
+        `has_stop`: whether the code has a stop(), which may wake what waits.
+        """
+        self._deadlocks.has_stop = has_stop
         brake, sampler = self._brake, self._sampler
         if isinstance(brake, ReservedBrake) and brake.is_loading and isinstance(sampler, TreeSampler):
             brake.is_loading = False
@@ -193,7 +197,7 @@ class LimitEnforcer:
             if self._brake.held_back is None:  # the memory was refused far from the limit
                 used = self._sampler.usage.memory_bytes
                 self._brake.held_back = HeldProcess(self._child, procfs.name(self._child), 0, used, now)
-            self._deadlocks.thread_lost(self._child, now)
+            self._deadlocks.thread_lost(now)
 
     def reaped(self, pid: int, usage: Any) -> None:
         """Add the resource usage of a process that was waited for."""

@@ -235,7 +235,7 @@ class Warden:
         elif isinstance(message, WatchTree):
             enforcer.idle = message.idle
             if message.loaded:
-                enforcer.code_loaded()
+                enforcer.code_loaded(message.has_stop)
             if message.thread_lost:
                 enforcer.thread_lost()
         elif isinstance(message, LimitCpu):
@@ -255,7 +255,7 @@ class Warden:
         limits = Limits.from_json(spec.limits)
         self._temporary_folders = spec.temporary_folders
         keep: list[int] = [fds[name] for name in spec.keep]
-        channel = {os.fstat(fds[name]).st_ino for name in ("tasks", "control") if name in fds}
+        control = os.fstat(fds["control"]).st_ino if "control" in fds else 0
         shared_memory = None if spec.isolation is None else spec.isolation.shared_memory
         try:
             reports, made_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -276,7 +276,7 @@ class Warden:
                 fds,
                 keep,
                 confinement=enforcer.confinement,
-                on_fork=lambda pid, root: enforcer.child_started(pid, channel, root),
+                on_fork=lambda pid, root: enforcer.child_started(pid, control, root),
             )
         except OSError as error:
             # RLIMIT_NPROC or RLIMIT_NOFILE is reached, or /proc is missing.

@@ -111,6 +111,33 @@ def test_a_pool_whose_results_are_too_large_ends_at_the_limit(tmp_path: Path) ->
     assert_names_the_limit(run, 96 * MI)
 
 
+@pytest.mark.parametrize(("way", "mode"), [("send", "brake"), ("lock", "auto"), ("program", "auto")])
+def test_a_tree_that_waits_only_for_itself_after_refused_memory_is_ended_at_the_limit(
+    way: str, mode: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "96Mi", "--mem-mode", mode)
+    run = run_tasks("limits_waits_for_itself.py", [way], ["behave"], cwd=tmp_path, args=args)
+    assert_names_the_limit(run, 96 * MI)
+    assert "limits_waits_for_itself.py" in error_of(run.tasks[0])[1].splitlines()[0]
+
+
+@pytest.mark.parametrize("way", ["sleeps", "waits"])
+def test_a_tree_that_was_refused_memory_and_waits_for_what_comes_is_left_alone(
+    way: str, tmp_path: Path
+) -> None:
+    args = ("--mem", "96Mi", "--mem-mode", "brake")
+    run = run_tasks("limits_waits_for_itself.py", [way], cwd=tmp_path, args=args)
+    assert (run.status, run.outputs) == (0, ["went on"]), run.stderr
+
+
+def test_a_manager_that_has_no_memory_for_a_thread_serves_its_clients_later(tmp_path: Path) -> None:
+    given = ("-e", ALGORITHMS / "limits_waits_for_itself.py", "--json", "-i", '["pool"]', "-i", '["behave"]')
+    # Not run_tasks(): Python shows the thread's own traceback.
+    ended = run_hkrunner(*given, "--mem", "72Mi", "--mem-mode", "brake", cwd=tmp_path)
+    run = Run(ended.status, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
+    assert_names_the_limit(run, 72 * MI)
+
+
 def test_an_exit_far_from_the_limit_is_not_reported_as_a_memory_limit(tmp_path: Path) -> None:
     run = run_tasks("exits_at_once.py", ["misbehave"], cwd=tmp_path, args=("--mem", "192Mi"))
     assert run.tasks[0]["reason"] == "Crashed"
