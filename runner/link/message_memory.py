@@ -38,11 +38,18 @@ class MessageMemory:
 
     @classmethod
     def adopt(cls, fd: int, size: int) -> MessageMemory:
-        """Return the message in a memfd that another process of ours has filled; it owns the descriptor."""
+        """Return the message in a memfd that another process of ours has filled; it owns the descriptor.
+
+        Raises OSError, with the descriptor closed.
+        """
         self = cls.__new__(cls)
         self.fd, self.capacity, self.size = fd, size, size
         self.is_ascii = False
-        self.map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        try:
+            self.map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError:
+            os.close(fd)
+            raise
         self._pool = None
         return self
 

@@ -119,17 +119,24 @@ class TaskStorage:
 
     def _fetched(self, task: ActiveTask, answer: StorageAnswer) -> None:
         if isinstance(answer, RequestFailed):
-            text = f"STORAGE_READ_FAILED: {answer.text}"
-            task.failure = Failure("STORAGE_READ_FAILED", text, answer.details)
-            self._control.step(Event.STORAGE_FAILED)
+            self._not_fetched(task, answer.text, answer.details)
             return
         assert isinstance(answer, InputFetched), "that was asked for"
+        try:
+            message = _message_of(answer.wire)
+        except OSError as error:  # `ulimit -v`, most likely
+            self._not_fetched(task, f"no memory for an input of {answer.size:,} bytes: {error.strerror}")
+            return
         task.names = answer.names
         self._client.task = ResumeTask(answer.names, answer.save_paths)
-        task.replace_message(_message_of(answer.wire))
+        task.replace_message(message)
         self._control.step(Event.FETCHED)
         if task.is_started_early and task is self._control.task:
             self._control.step(Event.START)
+
+    def _not_fetched(self, task: ActiveTask, text: str, details: str = "") -> None:
+        task.failure = Failure("STORAGE_READ_FAILED", f"STORAGE_READ_FAILED: {text}", details)
+        self._control.step(Event.STORAGE_FAILED)
 
     def explain(self, task: ActiveTask, child: Child) -> None:
         """Fail the task, whose child cannot read its input, with the reason if that is an object."""

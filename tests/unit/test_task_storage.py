@@ -13,6 +13,7 @@ from hkrunner.runner.protocol.task_state import State
 from hkrunner.runner.serving import task_storage
 from hkrunner.runner.serving.task_storage import CALLS_MAX
 from hkrunner.runner.settings.storage_settings import StorageSettings
+from hkrunner.sandbox.shared.message_format import Memfd
 from hkrunner.sandbox.shared.messages import ApiCall
 from hkrunner.sandbox.shared.storage_messages import (
     CheckInput,
@@ -81,6 +82,23 @@ def test_a_task_that_its_child_cannot_read_fails_with_the_object_that_is_the_rea
     client.answer(answer)
     (posted,) = one.link.posted
     assert (posted["command"], posted["error"]["message"]) == ("errorMessage", told)
+
+
+def test_a_task_whose_input_has_no_room_in_the_address_space_fails_alone(
+    served: tuple[FakeServing, Any],
+) -> None:
+    """The error ended hkrunner."""
+    one, client = served
+    one.initialize()
+    size = 2**47  # more addresses than a process has
+    fd = os.memfd_create("input", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size)
+    client.answer(InputFetched(Memfd(fd, size), 1, {"taskId": "t1"}, [], size))
+    (posted,) = one.link.posted
+    told = f"STORAGE_READ_FAILED: no memory for an input of {size:,} bytes: "
+    assert posted["error"]["message"].startswith(told)
+    with pytest.raises(OSError):
+        os.fstat(fd)
 
 
 def started(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeServing, Any]:
