@@ -7,7 +7,6 @@ second, where psutil would use more CPU time than the programs that are watched.
 from __future__ import annotations
 
 import os
-import re
 import time
 from typing import NamedTuple
 
@@ -56,11 +55,10 @@ def status(pid: int) -> bytes:
 def handles_signal(pid: int, number: int) -> bool:
     """Whether the process catches or ignores this signal; False when it is gone."""
     try:
-        text = status(pid)
+        masks = [status_field(pid, name, 16) or 0 for name in (b"SigCgt", b"SigIgn")]
     except OSError:
         return False
-    masks = re.findall(rb"^Sig(?:Cgt|Ign):\s*([0-9a-f]+)$", text, re.M)
-    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 def has_children_files() -> bool:
