@@ -47,7 +47,6 @@ _BARE_NAMES = "__main__ abc codecs encodings genericpath io os posixpath site st
 BARE = frozenset((*sys.builtin_module_names, *_BARE_NAMES.split(), "_collections_abc", "_sitebuiltins"))
 #: How often it is asked whether the code is loaded, by the threads that wait for that.
 LOADING_S = 0.05
-_Handler = Callable[[int, FrameType | None], Any]
 #: Signals that shut the run down, unless the user's code handles them itself.
 _END_SIGNALS = tuple(one for one in STOP_SIGNALS if one != signal.SIGINT)
 
@@ -142,9 +141,7 @@ class UserProcessServer(TaskServer):
     def serve(self, watcher: UntracedThread) -> None:
         """Load the code and serve until the supervisor asks to end, or is gone."""
         self._watcher = watcher
-        ours: dict[int, _Handler] = {signal.SIGINT: self._on_interrupt}
-        ours.update(dict.fromkeys(_END_SIGNALS, self._on_end_signal))
-        before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         os.register_at_fork(after_in_child=self._restore_signals)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _breakpoint
@@ -190,18 +187,15 @@ class UserProcessServer(TaskServer):
             # The same signal once more, from any sender, ends this process as it ends any other.
             signal.signal(number, signal.SIG_DFL)
 
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Handle a Ctrl-C while our own code runs, mostly between two tasks."""
-        self._ask_to_end(number)
-
-    def _on_end_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Handle an end signal; a Ctrl-C only while our own code runs, mostly between two tasks."""
         self._ask_to_end(number)
 
     def _restore_signals(self) -> None:
         """In a process that the user's code has forked: signals do what they do in any other."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in _END_SIGNALS:
-            if signal.getsignal(number) == self._on_end_signal:  # not one that the user's code has set
+            if signal.getsignal(number) == self._on_signal:  # not one that the user's code has set
                 signal.signal(number, signal.SIG_DFL)
 
     @contextlib.contextmanager
@@ -214,7 +208,7 @@ class UserProcessServer(TaskServer):
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, self._on_interrupt)
+            signal.signal(signal.SIGINT, self._on_signal)
 
     # ---- where this differs from a child
 
