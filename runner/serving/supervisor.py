@@ -211,11 +211,11 @@ class Supervisor:
             self._disarm_grace()
             self._arm_grace()
             return
-        task = self._control.task
-        if task is not None:
-            self._cut_short = f"hkrunner was asked to end during task {task.name}"
         self._control.exit_status = status
         self._control.step(Event.EXIT, {"exitCode": 0})
+        task = self._control.task
+        if task is not None:  # one whose answer only waited for its usage has got it
+            self._cut_short = f"hkrunner was asked to end during task {task.name}"
 
     @property
     def exit_status(self) -> int:

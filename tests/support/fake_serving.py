@@ -53,6 +53,7 @@ class RecordingLink:
         self.posted: list[dict[str, Any]] = []
         self.clears = 0
         self.is_closed = False
+        self.cut_short = ""
 
     def open(self) -> None:
         pass
@@ -81,7 +82,7 @@ class RecordingLink:
         self.clears += 1
 
     def close(self, cut_short: str = "") -> None:
-        self.is_closed = True
+        self.is_closed, self.cut_short = True, cut_short
 
 
 class RecordingOutput:

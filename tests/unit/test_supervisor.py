@@ -170,6 +170,19 @@ def test_an_exit_ends_everything_in_any_state(state: State, serve: Serve) -> Non
     assert one.supervisor.exit_status == (130 if state is State.EXITING else 7)
 
 
+@pytest.mark.parametrize("state", [State.RUNNING, State.ANSWERED, State.STOPPED], ids=lambda one: one.name)
+def test_the_connection_ends_in_the_middle_of_a_task_only_where_the_task_has_no_answer(
+    state: State, serve: Serve
+) -> None:
+    one = serve()
+    one.run_to(state)
+    one.supervisor.shutdown(143)
+    one.child.goes()
+    has_answer = bool({"done", "stopped"} & {*one.commands})
+    assert has_answer is (state is not State.RUNNING)
+    assert one.link.cut_short == ("" if has_answer else "hkrunner was asked to end during task t1")
+
+
 def test_a_second_interrupt_kills_at_once(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
