@@ -45,15 +45,7 @@ if TYPE_CHECKING:
     from .listener import LinkListener
     from .socketio import SocketIo
 
-__all__ = [
-    "BLOB_MIN",
-    "ConnectionState",
-    "Link",
-    "MessageMemory",
-    "MessageSource",
-    "WorkerMessage",
-]
-
+__all__ = ["BLOB_MIN", "ConnectionState", "Link", "MessageMemory", "MessageSource", "WorkerMessage"]
 #: An answer that was written at most this long before a drop may not have been read.
 LOST_S = 1.0
 #: The peer's kernel may acknowledge data this long after delivering it (TCP_DELACK_MAX of Linux).
@@ -64,6 +56,7 @@ SILENT_S = 1.0
 SETTLE_S = 0.1
 #: Wait at least this long after the worker refused us (4001: another client is connected).
 REFUSED_S = 1.0
+_NOT_AWAITED = "the worker that is connected now does not wait for it"
 
 
 class Link:
@@ -206,7 +199,7 @@ class Link:
             return
         self._spoken = True
         if not self._identity.is_certain and self._outbox.forget_ended():
-            self._listener.on_link_answer_lost()
+            self._listener.on_link_answer_lost(_NOT_AWAITED)
 
     # ---- losing the connection
 
@@ -220,7 +213,7 @@ class Link:
         self._close_socket()
         if self._socketio is not None:
             self._socketio.end()
-        self._all_written = self.idle
+        self._all_written = self._sender.idle
         self._sender.release_held()
         self._resume.cancel()
         self._again.cancel()
@@ -261,6 +254,8 @@ class Link:
         """
         self._resume.cancel()
         self._again.cancel()
+        if self._outbox.has_answer:
+            self._listener.on_link_answer_lost("hkrunner has ended before the worker had it")
         if self.state is ConnectionState.OPEN:
             if self._socketio is not None:
                 self._socketio.say_goodbye()
@@ -319,7 +314,7 @@ class Link:
         had_answer = self._outbox.has_answer
         has_begun = self._sender.clear()
         if had_answer and self.state is not ConnectionState.CLOSED:
-            self._listener.on_link_answer_lost()
+            self._listener.on_link_answer_lost(_NOT_AWAITED)
         if has_begun:
             self._drop("the worker began another task in the middle of an answer")
 
@@ -327,6 +322,11 @@ class Link:
     def is_open(self) -> bool:
         """Whether a worker is connected and has sent a message."""
         return self.state is ConnectionState.OPEN and self._spoken
+
+    @property
+    def owes_answer(self) -> bool:
+        """Whether an answer is on its way to the worker."""
+        return self.is_open and self._outbox.has_answer
 
     @property
     def congested(self) -> bool:
@@ -341,11 +341,6 @@ class Link:
     @on_relieved.setter
     def on_relieved(self, callback: Callable[[], None] | None) -> None:
         self._outbox.on_relieved = callback
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits to be sent."""
-        return self._sender.idle
 
     # ---- receiving
 

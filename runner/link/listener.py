@@ -20,8 +20,8 @@ class LinkListener(Protocol):
         `all_written`: nothing waited to be sent when the connection was lost; what was sent last may be lost.
         """
 
-    def on_link_answer_lost(self) -> None:
-        """An answer that waited is dropped: the worker does not wait for it."""
+    def on_link_answer_lost(self, why: str) -> None:
+        """An answer that waited is dropped."""
 
     def on_link_drop(self, reason: str) -> None: ...
     def on_link_unreachable(self, reason: str) -> None:

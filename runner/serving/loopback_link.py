@@ -53,6 +53,11 @@ class LoopbackLink:
         return not self._closed
 
     @property
+    def owes_answer(self) -> bool:
+        """Whether an answer is on its way for long: never."""
+        return False
+
+    @property
     def congested(self) -> bool:
         """Whether messages wait: never."""
         return False

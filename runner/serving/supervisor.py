@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from .task_storage import TaskStorage
 
 
+#: How often it is asked, at the end, whether an answer has been sent.
+SENT_EACH_S = 0.01
 #: Time from the beginning of a connection until modules are imported that the first answer or failure needs:
 #: by then the connection is there, while the code still loads.
 IMPORT_S = 0.01
@@ -70,6 +72,9 @@ class Supervisor:
         self._hooks = hooks
         self._grace: Timer | None = None
         self._was_shut_down = False
+        self._hurries = False  #: whether the end was asked for twice
+        #: Until when the end waits for an answer that is being sent.
+        self._sends_until = 0.0
         #: Why the connection is closed in the middle of a task, if the worker has not asked for the end. The
         #: task gets no answer then: `stopped` would make it succeed, and after `errorMessage` HKube would not
         #: repeat it as it repeats the task of a lost pod (OnCrash).
@@ -201,6 +206,7 @@ class Supervisor:
     def shutdown(self, status: int) -> None:
         """Shut down: the user's stop(), the grace, exit(), no process left. The second call kills."""
         if self._was_shut_down:
+            self._hurries = True
             self._pool.kill_leaving()
             self._control.step(Event.KILL_NOW)
             return
@@ -291,11 +297,17 @@ class Supervisor:
         if not self._pool.is_empty:
             self._pool.on_empty = self._finish  # the last of them comes back here
             return
+        self._sends_until = self._loop.clock() + self._settings.serving.grace_s
         self._streaming.end(self._settings.serving.grace_s, self._close)
 
     def _close(self) -> None:
-        if self._replies.link is not None:
-            self._replies.link.close(self._cut_short)
+        link = self._replies.link
+        if link is not None:
+            # A large one takes a while, and its task counts as done.
+            if link.owes_answer and not self._hurries and self._loop.clock() < self._sends_until:
+                self._loop.after(SENT_EACH_S, self._close)
+                return
+            link.close(self._cut_short)
         if self._storage is not None:
             self._storage.close()
         if self._store is not None:

@@ -94,12 +94,12 @@ class WorkerMessageHandler:
         ):
             self._control.step(Event.INITIALIZE_AGAIN)
 
-    def on_link_answer_lost(self) -> None:
+    def on_link_answer_lost(self, why: str) -> None:
         """Report that the answer of the last task was dropped, also in the task's record."""
         if self._replies.last_answered is None:
             return
         name, record = self._replies.last_answered
-        reason = "its answer was dropped: the worker that is connected now does not wait for it"
+        reason = f"its answer was dropped: {why}"
         self._notices.answer_lost(name, reason)
         if record is not None:
             record.add_problem(reason)

@@ -11,7 +11,7 @@ from support.local import ALGORITHMS
 from support.processes import runs
 from support.programs import serving
 from support.scripted_worker import ScriptedWorker
-from support.served import OBEYS, serving_worker
+from support.served import OBEYS, has_record, serving_worker
 from support.waiting import wait_until
 
 #: The grace given where the algorithm is to be killed.
@@ -202,6 +202,26 @@ def test_sigterm_ends_with_143_and_says_so_in_the_close_frame_without_an_answer(
         )
         assert not [process for process in family if runs(process)]
         assert "Traceback" not in "\n".join(program.stderr)
+
+
+def test_sigterm_cuts_no_answer_that_is_being_sent(tmp_path: Path) -> None:
+    """The task was recorded as done, and its worker got half of the answer."""
+    entry = tmp_path / "alg.py"
+    entry.write_text("def start(args, api):\n    return 'x' * 30_000_000\n")
+    with serving_worker(tmp_path, "--grace", "60", entry=entry) as (client, program):
+        client.initialize()
+        client.expect("initialized")
+        client.stop_reading()
+        client.start()
+        wait_until(lambda: has_record(tmp_path, "succeed"), what="the end of the task")
+        family = {process for process in program.family() if process.pid != program.pid}
+        program.send_signal(signal.SIGTERM)
+        wait_until(lambda: not any(runs(process) for process in family), what="the end of its processes")
+        client.go_on_reading()
+        assert len(client.answer()["data"]) == 30_000_000
+        assert program.wait() == 143
+        client.wait_for_end()
+        assert client.close_code == 1000
 
 
 def test_sigterm_while_no_worker_is_there(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ class RecordingLink:
         self.url = url
         self.listener = listener
         self.is_open = True
+        self.owes_answer = False
         self.congested = False
         self.on_relieved: Callable[[], None] | None = None
         self.posted: list[dict[str, Any]] = []

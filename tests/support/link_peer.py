@@ -60,7 +60,7 @@ class Listener:
         if self.on_task is not None:
             self.on_task(self.messages[-1].removeprefix(b"task "))
 
-    def on_link_answer_lost(self) -> None:
+    def on_link_answer_lost(self, why: str) -> None:
         self.lost += 1
 
     def on_link_drop(self, reason: str) -> None:

@@ -150,7 +150,7 @@ def test_a_post_of_any_size_is_masked_and_whole(size: int) -> None:
         world.link.post(b"after")
         assert wire.message() == payload
         assert wire.message() == b"after"
-        assert world.link.idle
+        assert world.link._sender.idle
 
 
 def test_a_pong_goes_between_the_pieces_of_a_large_post() -> None:
@@ -174,7 +174,7 @@ def test_a_worker_that_does_not_read_does_not_block_the_loop() -> None:
         for _ in range(100):
             world.turn()  # which would not return
         assert time.process_time() - began < 1
-        assert not world.link.idle
+        assert not world.link._sender.idle
 
 
 def test_a_post_that_was_cut_goes_out_again_whole() -> None:

@@ -383,7 +383,7 @@ def test_a_ping_waits_for_the_end_of_a_message_that_is_being_sent() -> None:
     with conversing() as (world, wire):
         world.link.post(payload)
         world.turn()
-        assert not world.link.idle
+        assert not world.link._sender.idle
         for _ in range(3):  # no pong can come, and none is missed
             world.pass_time(INTERVAL_S + TIMEOUT_S)
         assert world.listener.drops == []

@@ -15,7 +15,7 @@ def test_a_message_that_may_wait_goes_out_with_the_next_one() -> None:
         assert wire.is_silent()
         world.link.post(b"done", final=True)
         assert (wire.message(), wire.message()) == (b"started", b"done")
-        assert world.link.idle
+        assert world.link._sender.idle
 
 
 def test_a_message_that_may_wait_does_not_wait_for_long() -> None:
@@ -23,7 +23,7 @@ def test_a_message_that_may_wait_does_not_wait_for_long() -> None:
         world.link.post(b"started", soon=True)
         assert wire.is_silent()
         world.pass_time(SOON_S)
-        assert wire.message() == b"started" and world.link.idle
+        assert wire.message() == b"started" and world.link._sender.idle
 
 
 @pytest.mark.parametrize("size", [10, PIECE, PIECE + 1])
@@ -76,4 +76,14 @@ def test_two_messages_cut_by_a_full_kernel_arrive_whole(taken: int, monkeypatch:
         monkeypatch.setattr(world.link._sender, "_socket", Full())
         world.link.post(b"done", final=True)
         assert (wire.message(), wire.message()) == (b"started", b"done")
-        assert world.link.idle
+        assert world.link._sender.idle
+
+
+def test_an_answer_that_is_not_sent_to_its_end_is_lost_with_the_link() -> None:
+    with conversing() as (world, wire):
+        world.link.post(b"done", final=True)
+        assert wire.message() == b"done" and not world.link.owes_answer
+        world.link.post(bytes(20_000_000), final=True)
+        assert world.link.owes_answer
+        world.link.close()
+        assert world.listener.lost == 1 and not world.link.owes_answer

@@ -181,7 +181,7 @@ def test_an_answer_that_has_not_left_this_machine_is_sent_again_however_old_it_i
         wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         payload = b"x" * 400_000
         world.link.post(payload, final=True)
-        world.until(lambda: world.link.idle, "an answer that the kernel has taken")
+        world.until(lambda: world.link._sender.idle, "an answer that the kernel has taken")
         world.clock.now += 10.0
         wire.reset()
         world.until(lambda: world.listener.drops, "the drop")

@@ -183,6 +183,23 @@ def test_the_connection_ends_in_the_middle_of_a_task_only_where_the_task_has_no_
     assert one.link.cut_short == ("" if has_answer else "hkrunner was asked to end during task t1")
 
 
+@pytest.mark.parametrize("what", ["it is sent", "the grace is over", "a second signal"])
+def test_an_answer_that_is_being_sent_is_waited_for_at_the_end(what: str, serve: Serve) -> None:
+    one = serve()
+    one.run_to(State.ANSWERED)
+    one.link.owes_answer = True
+    one.supervisor.shutdown(143)
+    one.child.goes()
+    one.after(4.9)
+    assert one.finished == 0 and not one.link.is_closed
+    if what == "it is sent":
+        one.link.owes_answer = False
+    elif what == "a second signal":
+        one.supervisor.shutdown(143)
+    one.after(0.2)
+    assert one.finished == 1 and one.link.is_closed
+
+
 def test_a_second_interrupt_kills_at_once(serve: Serve) -> None:
     one = serve()
     one.run_to(State.RUNNING)
