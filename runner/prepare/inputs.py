@@ -179,6 +179,8 @@ def _hint(error: ValueError, what: str) -> str:
     text, rest, is_typed = error.doc.strip(), error.doc[error.pos :], what == "--input"
     if "\n" in text and error.msg == "Extra data" and error.colno == 1:
         return "; a file with one input per line is for --tasks"
+    if text[:1] in ("[", "{") and not rest.strip() and what.startswith("line 1 of "):
+        return "; a file with one value over several lines is for -i @FILE"
     if text[:1] in ("[", "{", "'") and "'" in text and '"' not in text:
         return "; JSON strings need double quotes"
     if rest.startswith(("True", "False", "None")):

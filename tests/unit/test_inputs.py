@@ -79,6 +79,8 @@ def test_what_is_wrong_is_reported(data: bytes, sentence: str) -> None:
         ("--input", '{"a": None}', "JSON writes true, false and null"),
         ("stdin (--input -)", "hello", 'a string needs quotes: "hello"'),
         ("line 1 of x.csv (--tasks)", "a,b", 'a string needs quotes: "a,b"'),
+        ("line 1 of x.json (--tasks)", "[", "a file with one value over several lines is for -i @FILE"),
+        ("line 2 of x.json (--tasks)", "[", ""),
         ("line 1 of x.csv (--tasks)", "1,2", "a list needs brackets: [1,2]"),
         (
             "the file x.csv (--input)",
