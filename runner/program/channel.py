@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ...sandbox.parent.child_channel import OnMessage
 from ...sandbox.shared.channel import ChannelError
 from ...sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage, Wire
@@ -50,14 +51,22 @@ class ProgramChannel:
     has_ended = False  #: not tracked: it does not tell how a program has ended
 
     def __init__(
-        self, loop: Loop, wire_encoding: str, reported: set[str], message_s: float | None = None
+        self,
+        loop: Loop,
+        wire_encoding: str,
+        reported: set[str],
+        *,
+        message_s: float | None = None,
+        most_bytes: int = MESSAGE_LIMIT,
     ) -> None:
         """`reported`: see Conversation. `message_s`: longest time for a message of a stream; None: any.
+        `most_bytes`: of a message of the program.
 
         Raises OSError when no port is free.
         """
         self._loop = loop
         self._encoding = wire_encoding
+        self._most_bytes = most_bytes
         #: Set once the program is being started: returns its processes.
         self.pids: Callable[[], Iterable[int]] = tuple
         self._start = encoding.encode(wire_encoding, {"command": "start", "data": {}})
@@ -193,6 +202,7 @@ class ProgramChannel:
             self._loop,
             sock,
             text=encoding.is_text(self._encoding),
+            most_bytes=self._most_bytes,
             on_message=self._talk.take,
             is_more_due=lambda: self._talk.is_more_due,
             on_error=lambda text: self._on_error(ChannelError(text)),

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ...sandbox.codec.codec import MESSAGE_LIMIT
 from ..io.loop import Loop
 from ..link.frames import BINARY, CLOSE, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, server_head
 from ..link.message_memory import MessageMemoryPool, WorkerMessage
@@ -45,6 +44,7 @@ class ProgramConnection:
         sock: socket.socket,
         *,
         text: bool,
+        most_bytes: int,
         on_message: Callable[[WorkerMessage], None],
         is_more_due: Callable[[], bool],
         on_error: Callable[[str], None],
@@ -52,15 +52,17 @@ class ProgramConnection:
         on_pong: Callable[[], None] = lambda: None,
     ) -> None:
         """Own the socket; nothing is read before resume(). `text`: our messages go in text frames (json).
+        `most_bytes`: of a message of the program.
 
         `on_message`: the message is the callee's to release. `is_more_due`: whether the program is to send
         something before it hears from us again. `on_error`: what came breaks RFC 6455, or is too
-        large for the worker. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
+        large. `on_end(cut)`: the program has closed the connection, `cut`: amid a message.
         `on_pong`: it has answered ping().
         """
         self._loop = loop
         self._socket = sock
         self._opcode = TEXT if text else BINARY
+        self._most_bytes = most_bytes
         self._is_more_due = is_more_due
         self._on_error = on_error
         self._on_end = on_end
@@ -72,7 +74,7 @@ class ProgramConnection:
             self._on_control,
             sender="the program",
             is_client=True,
-            most_bytes=MESSAGE_LIMIT,
+            most_bytes=most_bytes,
         )
         self._queue: deque[Piece] = deque()
         self._pong: bytes | None = None  #: the payload of a PONG that waits until the queue is empty
@@ -198,8 +200,9 @@ class ProgramConnection:
             return 0, False
         except Refused as error:
             self._stop()
-            limit = f"; HKube's worker takes at most {MESSAGE_LIMIT:,}" if error.too_large else ""
-            self._on_error(f"{error}{limit}")
+            self._on_error(
+                f"{error}; at most {self._most_bytes:,} are taken" if error.too_large else f"{error}"
+            )
             return 0, False
         except OSError:  # reset: it has ended with something unread
             count, may_be_more = 0, False

@@ -81,6 +81,7 @@ class ChildStarter:
             folders=self._folders(),
             temporary_folders=settings.code.temporary_folders,
             reported=self._reported,
+            is_unlimited=settings.serving.storage is not None,
         )
         self._limit_start(child)
         return child

@@ -278,8 +278,8 @@ class Operations:
             elif command in ("startRawSubPipeline", "startStoredSubPipeline") and isinstance(data, dict):
                 include = bool(data.get("includeResult"))
                 self._includes_result[f"pipeline {data.get('subPipelineId')}"] = include
-            wire = codec.encode(self._encodings.worker, message, name="input", most=None)
-        except (StorageError, codec.ResultInvalid) as error:
+            wire = codec.encode(self._encodings.worker, message, name="input")
+        except (StorageError, codec.ResultInvalid, codec.ResultTooLarge) as error:
             if not isinstance(data, dict) or not data.keys() & {"execId", "subPipelineId"}:
                 raise StorageError(str(error)) from None
             return self._to_task(_failed(message, error), [], job, memory)

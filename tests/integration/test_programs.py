@@ -109,7 +109,7 @@ def test_whatever_ends_a_program_its_task_has_one_answer_and_the_next_is_served(
         "CHANNEL_BROKEN CHANNEL_BROKEN: the algorithm broke the runner's channel (it closed the socket)",
         "CHANNEL_BROKEN CHANNEL_BROKEN: the algorithm broke the runner's channel (the program sent a frame",
         "CHANNEL_BROKEN CHANNEL_BROKEN: the algorithm broke the runner's channel (the program announced a"
-        " message of 100,000,001 bytes; HKube's worker takes at most 100,000,000)",
+        " message of 100,000,001 bytes; at most 100,000,000 are taken)",
         "ALGORITHM_ERROR ALGORITHM_ERROR: the program said `stopped`, unasked",
         "ALGORITHM_ERROR no init",
         "RESULT_INVALID RESULT_INVALID: the result is no json: NaN is no JSON",

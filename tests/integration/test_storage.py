@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from hkrunner.runner.storage.client import HANGING_MAX
 from moto.server import ThreadedMotoServer
 from support.bad_peers import BadPeer, endless_reply, half_a_frame
 from support.hkube_storage import JOB
+from support.local import ALGORITHMS
 from support.programs import Program
 from support.serving_v3 import serving_v3
 from support.waiting import wait_until
+from support.worker_wire import MESSAGE_MAX
 
 
 def test_links_become_values_and_the_result_is_an_object(tmp_path: Path) -> None:
@@ -177,6 +181,17 @@ def test_a_storage_process_that_is_killed_while_a_task_runs_or_writes_costs_noth
             one.client.expect("done")
             assert file.stat().st_size > 40_000_000 and one.storage.leftovers() == []
         assert was_unfinished
+
+
+def test_a_program_may_return_more_than_the_worker_takes(tmp_path: Path) -> None:
+    command = shlex.join([sys.executable, str(ALGORITHMS / "any_program.py")])
+    with serving_v3(tmp_path, "--command", command, entry=None) as one:
+        task = one.begin(["large", MESSAGE_MAX])
+        one.client.expect("initialized")
+        one.client.start()
+        one.client.expect("storing")
+        one.client.expect("done")
+        assert one.storage.file(task).stat().st_size > MESSAGE_MAX
 
 
 def storage_processes(program: Program) -> list[psutil.Process]:

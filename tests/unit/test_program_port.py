@@ -22,6 +22,7 @@ from hkrunner.runner.program.channel import ProgramChannel
 from hkrunner.runner.program.connection import WAITING_MAX, ProgramConnection
 from hkrunner.runner.program.conversation import Conversation
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
+from hkrunner.sandbox.codec.codec import MESSAGE_LIMIT
 from hkrunner.sandbox.shared.message_format import Memfd, ProcessMessage
 from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start, TaskRead
 from support.waiting import wait_until
@@ -144,6 +145,7 @@ class Program:
             self.loop,
             ours,
             text=True,
+            most_bytes=MESSAGE_LIMIT,
             on_message=self._on_message,
             is_more_due=lambda: True,
             on_error=self.errors.append,
@@ -209,7 +211,7 @@ def test_a_large_message_is_unmasked_and_looked_at_wherever_it_is_cut(program: P
     ("data", "sentence"),
     [
         (b"\x81\x02{}", "the program sent a frame that RFC 6455 does not allow"),
-        (masked(1, b"")[:1] + struct.pack("!BQ", 0xFF, 100_000_001), "takes at most 100,000,000"),
+        (masked(1, b"")[:1] + struct.pack("!BQ", 0xFF, 100_000_001), "; at most 100,000,000 are taken"),
         (masked(0, b"more"), "the program mixed up the frames of its messages"),
         (masked(3, b"what"), "the program mixed up the frames of its messages"),
     ],

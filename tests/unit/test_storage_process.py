@@ -267,6 +267,19 @@ def test_a_call_that_the_worker_cannot_take_fails_alone(tmp_path: Path) -> None:
         assert told["command"] == failed and "input" in told["data"]["error"]
 
 
+def test_a_call_that_is_larger_than_the_worker_takes_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "MESSAGE_LIMIT", 10_000)
+    operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0))
+    begin(operations, "t1")
+    data = {"subPipelineId": "8", "flowInput": {"a": "x" * 10_000}}
+    call = job_of(CarryCall, {"command": "startRawSubPipeline", "data": data})
+    told = content(operations.perform(call, MessageFile()))
+    assert told["command"] == "subPipelineError"
+    assert "HKube's worker takes at most 10,000" in told["data"]["error"]
+
+
 def test_a_program_may_leave_fields_of_a_call_out(tmp_path: Path) -> None:
     operations = operations_on(FolderStore(str(tmp_path)), ValueCache(0))
     begin(operations, "t1")
