@@ -289,7 +289,7 @@ class Loop:
     def is_prompt(self, what: str) -> bool:
         """Whether what expect() is to announce under this name has come within SPIN_S lately, or is new."""
         promptness = self._promptness.get(what)
-        return not self.one_core and (promptness is None or promptness.is_usual)
+        return self.cores > 1 and (promptness is None or promptness.is_usual)
 
     def expect(self, what: str, or_else: Callback | None = None) -> None:
         """Have the next turn poll for up to SPIN_S before it sleeps: something is due in a moment.
@@ -302,7 +302,7 @@ class Loop:
         (measured: init->initialized and start->done a third shorter, CPU per task the same). To yield the
         core between two looks is no help: beside two busy programs it made a task twelve times longer.
         """
-        if self.one_core:
+        if self.cores <= 1:
             return
         promptness = self._promptness.get(what)
         if promptness is None:

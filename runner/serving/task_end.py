@@ -79,7 +79,7 @@ class TaskEnd:
         is_memory = task.limit_bytes is not None and (
             failure is not None or (usage is not None and not usage.is_watched and usage.was_near_limit)
         )
-        ends = usage is not None and self._end_others(usage)
+        ends = self._settings.serving.end_children and usage is not None and self._end_others(usage)
         if usage is None or not (usage.is_watched or is_memory or ends):
             control.step(Event.USAGE_KNOWN)
             return
@@ -88,13 +88,13 @@ class TaskEnd:
         usage.ask_final()
 
     def _end_others(self, usage: TaskUsage) -> bool:
-        """With --end-children, have the warden end what the task may have left; return whether it does.
+        """Have the warden end what the task may have left; return whether it does.
 
         Its answer about the usage then says that it has done so. The worker's answer waits for that: the
         warden cannot tell what the next task starts from what this one has left.
         """
         child = self._pool.child
-        if not self._settings.serving.end_children or child is None:
+        if child is None:
             return False
         # A brief task is not measured, but the child tells what runs below it. Nobody tells what runs below
         # a helper of Python's own, or below a program in another language.
@@ -192,7 +192,8 @@ class TaskEnd:
             limits, limit = self._settings.limits, task.limit_bytes or 0
             told = refused_all_the_same(usage.held_back_before, limits, limit, is_before=True)
             task.problems.append(told)
-        self._opener.open_late(task)
+        if task.ids is None:
+            self._opener.open_late(task)
         self._handover.send_kept_begin()
         child = self._pool.child
         if usage is not None and not usage.is_of(child):

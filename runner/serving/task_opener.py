@@ -85,10 +85,9 @@ class TaskOpener:
 
     def open_late(self, task: ActiveTask) -> None:
         """Open a task that ends without its child having read it."""
-        if task.ids is None:
-            names = task.names or (self._names_in(task.message) if task.message is not None else None)
-            # The protection that others have begins no new file of the journal.
-            self.open(task, names or {}, self._common[0] if self._common is not None else None)
+        names = task.names or (self._names_in(task.message) if task.message is not None else None)
+        # The protection that others have begins no new file of the journal.
+        self.open(task, names, self._common[0] if self._common is not None else None)
 
     def prepare_next(self) -> None:
         """Do now what the next task would wait for."""

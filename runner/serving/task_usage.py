@@ -172,7 +172,9 @@ class TaskUsage:
     def end(self) -> tuple[int, float]:
         """Return (highest memory in bytes, CPU seconds) of the task."""
         cpu_s = (_cpu_ns(self._clock) - self._cpu_ns) / 1e9
-        high, final = self._within_limit(self._high()), self._final
+        high, final = self._high(), self._final
+        if self._limit_bytes is not None:
+            high = self._within_limit(high)
         if self._reserved_counts:
             self.needed_bytes = max(self.needed_bytes, _reserved_peak(self._child.pid))
         if final is not None:

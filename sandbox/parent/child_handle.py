@@ -49,6 +49,8 @@ from .output_pipes import DRAIN_READS, OutputPipes
 #: An EOF on the channel means that the child is ending, or that it has closed our sockets. If the warden does
 #: not report its end within this time, it is the latter.
 CHANNEL_GRACE_S = 1.0
+#: The messages from which the handle itself learns something.
+_NOTED = frozenset((Loaded, StillRunning, DeepImport))
 
 
 class ChildListener(Protocol):
@@ -199,10 +201,11 @@ class Child:
     # ---- messages of the child
 
     def _on_message(self, task: int, message: ProcessMessage) -> None:
-        if isinstance(message, Loaded):
+        if type(message) not in _NOTED:
+            pass  # nearly always
+        elif isinstance(message, Loaded):
             self.loaded = True
             self.has_init = "init" in message.methods
-            self.has_stop = "stop" in message.methods
             self.helpers = [] if message.python else None  # another program has no version of Python
             self.watch(idle=True)  # until a task asks for its usage
         elif isinstance(message, StillRunning):
