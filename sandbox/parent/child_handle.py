@@ -206,6 +206,7 @@ class Child:
         elif isinstance(message, Loaded):
             self.loaded = True
             self.has_init = "init" in message.methods
+            self.has_stop = "stop" in message.methods
             self.helpers = [] if message.python else None  # another program has no version of Python
             self.watch(idle=True)  # until a task asks for its usage
         elif isinstance(message, StillRunning):

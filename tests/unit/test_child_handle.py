@@ -192,6 +192,12 @@ def test_a_child_is_loaded_once_it_says_so(started: FakeWarden) -> None:
     assert repr(started.child) == f"<WardedChild pid {PID} running loaded>"
 
 
+def test_the_warden_learns_whether_the_code_has_a_stop(started: FakeWarden) -> None:
+    started.answer(0, LOADED.replace(methods=["start", "stop"]))
+    started.turn()
+    assert started.heard() == [WatchTree(True, True, True)]
+
+
 def test_a_child_that_waits_is_quiet(started: FakeWarden) -> None:
     assert started.child.is_quiet
     started.answer(0, LOADED)
