@@ -24,12 +24,18 @@ PROGRAM = (
 
 def interpreter() -> str:
     """Return the interpreter for the process. Raises HkrunnerError where Python does not know its own."""
-    if not sys.executable:
+    if not sys.executable or not os.access(sys.executable, os.X_OK):
+        found = f"no longer {sys.executable}" if sys.executable else "not known"
         raise HkrunnerError(
-            "the path of this Python is not known, as in a program that embeds it: set sys.executable to an"
+            f"the path of this Python is {found}, as in a program that embeds it: set sys.executable to an"
             " interpreter with hkrunner"
         )
     return sys.executable
+
+
+def folders_of_imports() -> list[str]:
+    """Return sys.path in a form that holds in another working folder, without what no import searches."""
+    return [os.path.abspath(one) for one in sys.path if isinstance(one, str)]
 
 
 def end_with_caller(caller: int) -> None:

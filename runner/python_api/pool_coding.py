@@ -24,6 +24,7 @@ from ...sandbox.codec.codec import Buffer
 from ..app.pool_names import PoolNames
 from ..errors import SettingsError
 from ..worker_stub.task import LocalTask
+from .begin import folders_of_imports
 from .pool_functions import FunctionPickles
 from .pool_task import PoolTask
 
@@ -109,6 +110,10 @@ class FunctionCoding(_DecodesResults):
             raise SettingsError(
                 f"a Pool of a function needs cloudpickle: {sys.executable} -m pip install cloudpickle"
             ) from None
+        main = sys.modules.get("__main__")
+        if getattr(main, "__name__", "") == "__mp_main__":
+            # A process that multiprocessing has spawned: only such ones can import its main module.
+            cloudpickle.register_pickle_by_value(main)
         self._dumps: Callable[[Any], bytes] = cloudpickle.dumps
         self._pickler: Callable[..., pickle.Pickler] = cloudpickle.Pickler
         self._has_function = function is not None
@@ -116,7 +121,7 @@ class FunctionCoding(_DecodesResults):
         self._functions = FunctionPickles(self._dumps, cloudpickle.list_registry_pickle_by_value)
         self.pickled = self._dumps(function) if function is not None else None
         #: For UseFunction: what is imported is found as here.
-        self.order = pickle.dumps(([os.path.abspath(one) for one in sys.path], self.pickled))
+        self.order = pickle.dumps((folders_of_imports(), self.pickled))
 
     def encode(self, task: PoolTask, names: PoolNames) -> list[Buffer]:
         """Return the pickled arguments."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from ...sandbox.shared.channel import Buffer
 from ...sandbox.shared.supervision_messages import Supervise
 from ..app.pool_names import PoolNames
+from .begin import folders_of_imports
 from .pool_dispatcher import PoolDispatcher
 from .pool_task import PoolTask
 from .results import TaskFailed, TaskResult
@@ -79,8 +79,7 @@ class _NodePools:
         function = None
         if node.order.is_function:
             # The function's imports are searched where this process searches, not as on the Pool's machine.
-            paths = [os.path.abspath(one) for one in sys.path]
-            function = pickle.dumps((paths, node.function))
+            function = pickle.dumps((folders_of_imports(), node.function))
         made = PoolDispatcher(node.order, _Encoded(node.name), function, workers=1, spare=node.spare)
         try:
             made.ready.result()

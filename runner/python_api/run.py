@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
@@ -72,7 +71,8 @@ def run(
             " that was applied sets them: leave it out"
         )
     with contextlib.ExitStack() as stack:
-        tasks = stack.enter_context(tempfile.TemporaryFile())
+        # In memory: no folder need be writable.
+        tasks = stack.enter_context(open(os.memfd_create("hkrunner-inputs"), "w+b"))
         count = _write_tasks(tasks, inputs)
         words = [
             "run",

@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -324,15 +325,21 @@ def test_no_result_is_lost_because_stderr_cannot_be_written(
     assert [one.output for one in hkrunner.run(entry, [1, 2])] == [1, 2]
 
 
-@pytest.mark.parametrize("path", ["", None])
+@pytest.mark.parametrize("path", ["", None, "/nowhere/python"])
 def test_a_python_that_does_not_know_its_own_path_is_reported_in_one_sentence(
     path: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", path)
-    with pytest.raises(hkrunner.HkrunnerError, match=r"the path of this Python is not known"):
+    said = r"the path of this Python is (not known|no longer /nowhere/python), as in"
+    with pytest.raises(hkrunner.HkrunnerError, match=said):
         hkrunner.run(SUM, [[1, 2]])
-    with pytest.raises(hkrunner.HkrunnerError, match=r"the path of this Python is not known"):
+    with pytest.raises(hkrunner.HkrunnerError, match=said):
         hkrunner.Pool(abs, workers=1)
+
+
+def test_a_caller_without_a_folder_for_temporary_files_runs_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert [result.output for result in hkrunner.run(SUM, [[1, 2]])] == [3]
 
 
 # ---- how it ends early

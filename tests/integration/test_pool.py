@@ -424,6 +424,29 @@ def test_settings_and_code_that_cannot_be_used_are_told_with_the_errors_of_run(t
             pool.submit(2)
 
 
+def test_a_process_that_multiprocessing_spawned_has_a_pool_of_functions_of_its_script(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import dataclasses, multiprocessing, sys\n"
+        "import hkrunner\n"
+        "sys.path += [None, b'ignored as by imports']\n"
+        "@dataclasses.dataclass\n"
+        "class Number:\n"
+        "    value: int\n"
+        "def doubled(number):\n"
+        "    return number.value * 2\n"
+        "def work():\n"
+        "    with hkrunner.Pool(doubled, workers=1) as pool, hkrunner.Pool(workers=1) as any_pool:\n"
+        "        print(pool.submit(Number(2)).result(), any_pool.submit(doubled, Number(3)).result())\n"
+        "if __name__ == '__main__':\n"
+        "    sys.path.remove(None)  # Python's own fork server has no use for it\n"
+        "    for how in ('spawn', 'forkserver'):\n"
+        "        process = multiprocessing.get_context(how).Process(target=work)\n"
+        "        process.start()\n"
+        "        process.join()\n"
+    )
+    assert run([sys.executable, "script.py"], cwd=tmp_path).stdout == "4 6\n4 6\n"
+
+
 def test_a_script_without_standard_streams_has_a_pool(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
