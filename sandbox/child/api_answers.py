@@ -24,7 +24,7 @@ from .api_call import (
     SubPipelineStopped,
     TaskStopped,
 )
-from .own_threads import allocate_lock, new_thread
+from .own_threads import RLock, new_thread
 
 if TYPE_CHECKING:
     from .task_reports import TaskReports
@@ -55,7 +55,7 @@ class Calls:
         self._reports = reports
         self._task = task
         self._returned_errors = returned_errors
-        self._lock = allocate_lock()
+        self._lock = RLock()  # a signal handler may call the api in the middle of a call
         self._calls: Dict[str, Call] = {}  #: those that wait, by id
         self._spans: List[str] = []
         self._waiting_messages: List[Mapping[str, Any]] = []

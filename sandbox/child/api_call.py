@@ -9,7 +9,7 @@ import contextlib
 import threading
 from typing import Any, Callable, List, Optional, Union
 
-from .own_threads import allocate_lock, wait_for
+from .own_threads import RLock, wait_for
 
 #: The longest time that asyncio waits at once.
 A_DAY_S = 86_400.0
@@ -56,7 +56,7 @@ class Call:
         self.what = what
         self._stop = stop
         self._done = threading.Event()
-        self._lock = allocate_lock()
+        self._lock = RLock()
         self._value: Any = None
         self._error: Optional[BaseException] = None
         self._callbacks: List[Callable[[], None]] = []

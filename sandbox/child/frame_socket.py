@@ -49,7 +49,10 @@ class FrameSocket:
         self._scratch = read_buffer(INLINE_MAX)  # what is read, until it is decoded
         self._scratch_view = memoryview(self._scratch)
         self._ready: List[Frame] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_sending = False
+        #: What signal handlers of the user's have sent in the middle of a frame: task, kind and body of each.
+        self._interposed: List[Tuple[int, int, List[bytes]]] = []
         self._pid = os.getpid()
         self._blob: Optional[int] = None
         self.known: Mapping[int, Type[ProcessMessage]] = TO_CHILD  #: the messages that may come
@@ -97,13 +100,17 @@ class FrameSocket:
 
     def renew_lock(self) -> None:
         """Replace the lock; for a forked process, in which no thread is left to release it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _send(self, task: int, kind: int, body: Sequence[Buffer], *, reuse: bool) -> None:
         if os.getpid() != self._pid:
             # A process forked by the user's code that came back here instead of ending.
             exit_fork()
         with self._lock:
+            if self._is_sending:  # this very thread: a signal handler has interrupted it
+                self._interposed.append((task, kind, list(map(bytes, body))))
+                return
+            self._is_sending = True
             try:
                 size = sum(map(len, body))
                 if size <= INLINE_MAX:
@@ -112,6 +119,10 @@ class FrameSocket:
                     self._send_blob(task, kind, size, body, reuse)
             except OSError:
                 _exit_without_channel()
+            finally:
+                self._is_sending = False
+            while self._interposed:
+                self._send(*self._interposed.pop(0), reuse=False)
 
     def _send_blob(self, task: int, kind: int, size: int, body: Sequence[Buffer], reuse: bool) -> None:
         fd = self._filled(body, reuse)

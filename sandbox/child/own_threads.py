@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from _thread import allocate_lock as allocate_lock  # these are bound before user code can replace them
+from _thread import RLock as RLock  # these are bound before user code can replace them
+from _thread import allocate_lock as allocate_lock
 from _thread import start_new_thread
 from select import poll as poll  # for those who are imported later, when gevent may have replaced it
 from threading import get_ident

@@ -78,7 +78,7 @@ class StopControl:
         self._lock = threading.Lock()
         self._loop.renew_locks()
         if self._api is not None:
-            self._api._lock = own_threads.allocate_lock()
+            self._api._lock = own_threads.RLock()
 
     # ---- for the main thread
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.shared.channel import EXIT_CHANNEL_LOST, INLINE_MAX, blob_problem
-from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd
+from hkrunner.sandbox.shared.message_format import PROTOCOL_VERSION, Memfd, ProcessMessage
 from hkrunner.sandbox.shared.messages import (
     ApiCall,
     Begin,
@@ -242,6 +242,35 @@ def test_progress_and_output_come_before_the_answer(serving_child: StartChild) -
     assert child.next() == (1, Progress(50.0, {"a": [1]}))
     assert child.next() == (1, done(2))
     assert child.output == "hello\n"
+
+
+def test_a_signal_handler_may_use_the_api_wherever_it_interrupts_it(serving_child: StartChild) -> None:
+    """It waited for ever for a lock that the interrupted call held."""
+    child = serving_child("""
+import signal, sys
+def start(args, api):
+    signal.signal(signal.SIGUSR1, lambda number, frame: api.progress(100, "handler"))
+    lines = set()
+    def interrupt(frame, event, arg):
+        line = frame.f_code, frame.f_lineno
+        if line not in lines:
+            lines.add(line)
+            signal.raise_signal(signal.SIGUSR1)
+        return interrupt
+    sys.settrace(interrupt)
+    api.progress(100, "start")
+    sys.settrace(None)
+    return len(lines)
+""")
+    child.say(1, Begin(wire()), Start())
+    said: list[ProcessMessage] = []
+    while not said or isinstance(said[-1], Progress):
+        received = child.next()
+        assert received is not None
+        said.append(received[1])
+    answer = said.pop()
+    assert said.count(Progress(100.0, "start")) == 1
+    assert answer == done(said.count(Progress(100.0, "handler"))) != done(0)
 
 
 def test_a_call_of_the_code_api_gets_the_reply_of_the_worker(serving_child: StartChild) -> None:
