@@ -36,6 +36,7 @@ from .memory_reserve import notice_lost_threads, report_threads_without_memory
 from .own_modules import keep_own_modules
 from .shared_memory_reports import report_shared_memory
 from .task_server import TaskServer
+from .whole_messages import keep_messages_whole
 
 
 def main(bare: FrozenSet[str], collects: bool) -> NoReturn:
@@ -71,6 +72,7 @@ def _server(tasks: int, control: int, fault: int) -> TaskServer:
     setup = receive_setup(channel)
     if setup is None:
         sys.exit(0)
+    keep_messages_whole()
     notice_lost_threads(stacks_count=setup.brake_bytes is not None)
     if setup.is_pooled:
         from .pool_task_server import PoolTaskServer
