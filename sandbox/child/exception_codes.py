@@ -115,11 +115,11 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
         return '; the input is in args["input"], a list: that is args["input"][0]' + f"[{text}]"
     if "source code string cannot contain null bytes" in text:
         return _hint_of_encoding(error)
-    if is_a(error, EOFError) and text == "EOF when reading a line":
+    if is_a(error, EOFError) and (text == "EOF when reading a line" or _is_raised_in(error, "getpass.py")):
         return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
     if name_of(error) == "BdbQuit" and _is_raised_in(error, "bdb.py"):
         return "; a debugger has the terminal with --in-process only"
-    if is_a(error, SystemExit) and _is_raised_in(error, "argparse.py"):
+    if is_a(error, SystemExit) and _is_raised_in(error, "argparse.py", os.path.join("click", "core.py")):
         return '; its command line has no arguments: values come by --input, as args["input"]'
     if number == errno.ENOENT:
         return _hint_of_folder(field(OSError, "filename", error))
@@ -222,12 +222,14 @@ def _sandbox_hint(error: BaseException, text: str) -> str:
 
 
 def _is_raised_in(error: BaseException, *files: str) -> bool:
-    """Whether the error comes of a module of Python's whose file has one of these names.
+    """Whether the error comes of a module whose file has one of these names, or these ends of a path.
 
     A program that could not be started, for one, looks like a file that could not be opened.
     """
     last = last_entries(traceback_of(error), 1)
-    return last is not None and os.path.basename(last.tb_frame.f_code.co_filename) in files
+    return last is not None and (os.sep + last.tb_frame.f_code.co_filename).endswith(
+        tuple(os.sep + file for file in files)
+    )
 
 
 def interpreter() -> str:

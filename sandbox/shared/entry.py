@@ -192,7 +192,7 @@ def _what_is_there(module: Any, where: Location) -> str:
         return f"its class {holders[0]} has one; to use it, add a last line: {start} = {holders[0]}().{start}"
     if names:
         return f"it has: {', '.join(names[:12])}; to run one: --entry {where.shown}:{names[0]}"
-    return "it has no functions"
+    return "it has no functions: put its code into this one, which returns the result"
 
 
 #: Number of arguments for each method: (args, api), (args), (options), (options).

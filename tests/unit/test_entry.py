@@ -229,7 +229,11 @@ class HasStart:
 @pytest.mark.parametrize(
     ("module", "sentence"),
     [
-        (SimpleNamespace(__name__="alg"), "alg.py has no function start(args, api); it has no functions"),
+        (
+            SimpleNamespace(__name__="alg"),
+            "alg.py has no function start(args, api); it has no functions: put its code into this one, "
+            "which returns the result",
+        ),
         (
             SimpleNamespace(__name__=__name__, main=takes_two, other=takes_two),
             "alg.py has no function start(args, api); it has: main, other; to run one: --entry alg.py:main",

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import click
 import pytest
 from hkrunner.sandbox.child import exception_report
 from hkrunner.sandbox.child.api_call import AlgorithmExecutionError
@@ -84,12 +85,20 @@ def test_a_read_of_stdin_is_reported_with_what_to_use_instead() -> None:
     )
 
 
-def test_arguments_that_are_missed_are_reported_with_what_to_use_instead() -> None:
-    def start() -> None:
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--lr", required=True)
-        parser.parse_args([])
+def with_argparse() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", required=True)
+    parser.parse_args([])
 
+
+@click.command()
+@click.option("--lr", required=True)
+def with_click(lr: float) -> None:
+    """Never called."""
+
+
+@pytest.mark.parametrize("start", [with_argparse, lambda: with_click([])])
+def test_arguments_that_are_missed_are_reported_with_what_to_use_instead(start: Callable[[], None]) -> None:
     message = describe(caught(start), HERE)["message"]
     assert (
         message.startswith("EXITED: sys.exit(2) ended the algorithm") and "values come by --input" in message
