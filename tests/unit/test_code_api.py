@@ -69,7 +69,7 @@ def test_a_listener_that_raises_under_the_debug_server_is_shown_and_its_message_
 
 
 def test_a_reply_for_which_there_is_no_room_ends_its_call() -> None:
-    nothing: Any = SimpleNamespace(forget_cancel=lambda: None)
+    nothing: Any = SimpleNamespace(forget_cancel=lambda: None, setblocking=lambda on: None)
     control = StopControl(nothing, nothing, nothing, "json", nothing)
     api = Api(Sent(), 1)
     api._begin_start()

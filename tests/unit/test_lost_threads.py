@@ -150,7 +150,8 @@ def test_a_thread_of_ours_that_ends_with_an_error_is_told_of_like_any_other(
     told: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", told.append)
     nothing: Any = None
-    control = StopControl(SimpleNamespace(recvmsg=refuse), nothing, nothing, "bson", nothing)  # type: ignore[arg-type]
+    socket: Any = SimpleNamespace(recvmsg=refuse, setblocking=lambda on: None)
+    control = StopControl(socket, nothing, nothing, "bson", nothing)
     control.start()
     assert control.exit_known.wait(30)
     monkeypatch.setattr(threading, "current_thread", None)  # it would keep the thread
