@@ -113,9 +113,14 @@ class WorkerMessageHandler:
 
     def on_link_message(self, message: WorkerMessage) -> None:
         """A message of the worker has arrived."""
-        is_kept = False
         try:
             command = encoding.command_of(self._encoding, message.head, message.whole)
+        except ValueError as error:
+            self._notices.unreadable("a message", error)
+            message.release()
+            return
+        is_kept = command == messages.INITIALIZE
+        try:
             handler = self._handlers.get(command)
             if self._is_silent and command in _WORKER_SAYS:
                 self._is_silent = False
@@ -123,14 +128,11 @@ class WorkerMessageHandler:
             if handler is not None:
                 if self._notices.shows_commands:
                     self._notices.command(command)
-                is_kept = command == messages.INITIALIZE
                 handler(message)
             elif command in ANSWERS:
                 self._pass_answer(message)
             else:
                 self._notices.unknown_command(command)
-        except ValueError as error:
-            self._notices.unreadable("a message", error)
         finally:
             if not is_kept:
                 message.release()

@@ -144,3 +144,18 @@ def test_a_child_waits_while_the_worker_is_slow(serve: Serve) -> None:
     assert not one.child.is_listened_to and one.link.on_relieved is not None
     one.link.on_relieved()
     assert one.child.is_listened_to
+
+
+def test_an_error_of_our_own_is_not_taken_for_a_message_that_cannot_be_read(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left the task as it was, which the worker waited for."""
+    one = serve()
+
+    def fail() -> None:
+        raise ValueError("embedded null byte")
+
+    monkeypatch.setattr(one.supervisor._pool, "ready", fail)
+    with pytest.raises(ValueError, match="embedded null byte"):
+        one.initialize()
+    assert not one.output.shows("cannot be read")
