@@ -63,10 +63,7 @@ class CpuThrottle:
     def __init__(self, cores: float, tree: Tree, *, cpus: int | None = None) -> None:
         self._cores = cores
         self._tree = tree
-        try:
-            self._cpus = cpus or len(os.sched_getaffinity(0))
-        except (AttributeError, OSError):
-            self._cpus = cpus or os.cpu_count() or 1
+        self._cpus = cpus or len(os.sched_getaffinity(0))
         self._burst = cores * BURST_S
         self._tokens = cores * PERIOD_S
         self._at: float | None = None
