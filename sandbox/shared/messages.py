@@ -115,7 +115,7 @@ class HeldBack(ProcessMessage):
     name: str
     room_bytes: int
     memory_bytes: int  #: of the whole tree
-    ago_s: float
+    ago_s: float  #: by the clock of the process: what it waits for a processor does not count
     at: float = 0.0  #: on the monotonic clock, which all processes share
     is_over: bool = False  #: whether the process was let go since, or the tree has freed memory
 

@@ -24,6 +24,7 @@ from .confinement import Confinement
 from .cpu_throttle import CpuLimit
 from .deadlock_watch import DeadlockWatch
 from .memory_brake import HeldProcess, NearLimitBrake
+from .own_time import TimeSince
 from .reserved_brake import ReservedBrake
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class LimitEnforcer:
         self._sampler = _sampler_of(limits, self._shared, lambda: self._root)
         self._brake: NearLimitBrake | ReservedBrake | None = None
         self._deadlocks = DeadlockWatch()
+        self._since_held = TimeSince()
         self._child = 0
         self._child_ended_at = math.inf
         throttled = limits.enforced and not self.confinement.holds_cpu
@@ -151,7 +153,9 @@ class LimitEnforcer:
                 self._brake.adjust(self._sampler, now)
         held = self._brake.held_back if self._brake is not None and not self.idle else None
         if self._brake is not None and held is not None:
-            self._brake.held_back = self._deadlocks.check(held, now, self._sampler.pids())
+            self._brake.held_back = held = self._deadlocks.check(held, now, self._sampler.pids())
+            if isinstance(self._sampler, TreeSampler):
+                self._since_held.look(held.at, self._sampler.processes.get(held.pid), now)
         self.cpu_limit.tick(now)
         if self._disk is not None and now >= self._disk.next_at:
             self._disk.look(now)
@@ -224,7 +228,7 @@ class LimitEnforcer:
             return None
         held = self._brake.held_back
         is_over = not self._brake.is_holding
-        ago_s = max(0.0, now - held.at)
+        ago_s = self._since_held.ago_s(held.at, now)
         return HeldBack(held.pid, held.name, held.room_bytes, held.memory_bytes, ago_s, held.at, is_over)
 
     @property

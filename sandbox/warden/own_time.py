@@ -28,9 +28,9 @@ def cpu_ns(process: Process) -> int:
 
 
 def sleeps(pid: int) -> bool:
-    """Whether all threads of the process wait for something, and none for a processor."""
+    """Whether all threads of the process wait for something else than a processor, or have ended."""
     try:
-        return all(procfs.stat(int(thread)).state == b"S" for thread in os.listdir(f"/proc/{pid}/task"))
+        return all(procfs.stat(int(thread)).state in b"SZX" for thread in os.listdir(f"/proc/{pid}/task"))
     except (OSError, ValueError):
         return False
 
@@ -52,6 +52,37 @@ class OwnTime:
             return 0.0
         before_ns, self._at, self._cpu_ns = self._cpu_ns, now, cpu_ns(self._process)
         computed_s = (self._cpu_ns - before_ns) / 1e9
-        if computed_s < WORK_SHARE * passed_s and sleeps(self._process.pid):
+        is_gone = computed_s < 0
+        if is_gone or (computed_s < WORK_SHARE * passed_s and sleeps(self._process.pid)):
             return passed_s
         return min(computed_s, passed_s)  # several threads compute at a time
+
+
+class TimeSince:
+    """The time of a process itself since it was held back; of one that has ended, all time."""
+
+    __slots__ = ("_at", "_own_time", "_passed_s")
+
+    def __init__(self) -> None:
+        self._at = float("-inf")
+        self._own_time: OwnTime | None = None
+        self._passed_s = 0.0
+
+    def look(self, at: float, process: Process | None, now: float) -> None:
+        """Measure; `at`: when the process was held back the last time."""
+        if at == self._at:
+            self._pass(now)
+        else:
+            self._at, self._passed_s = at, now - at
+            self._own_time = OwnTime(process, now) if process is not None else None
+
+    def ago_s(self, at: float, now: float) -> float:
+        """Return how long ago that was."""
+        if at == self._at and self._own_time is not None:
+            self._pass(now)
+            return max(0.0, min(self._passed_s, now - at))
+        return max(0.0, now - at)
+
+    def _pass(self, now: float) -> None:
+        if self._own_time is not None:
+            self._passed_s += self._own_time.passed_s(now)

@@ -15,7 +15,7 @@ from hkrunner.sandbox.usage.sampler import TreeSampler
 from hkrunner.sandbox.usage.usage import breach
 from hkrunner.sandbox.warden import memory_brake, own_time, reserved_brake
 from hkrunner.sandbox.warden.memory_brake import NearLimitBrake
-from hkrunner.sandbox.warden.own_time import OwnTime
+from hkrunner.sandbox.warden.own_time import OwnTime, TimeSince
 from hkrunner.sandbox.warden.reserved_brake import ReservedBrake
 from support.clock import Clock
 from support.trees import Tree
@@ -639,3 +639,22 @@ end.set()
         assert one.output() == "runs\n"
         wait_until(lambda: not own_time.sleeps(one.pid), what="its run")
         one.go()
+
+
+def test_what_a_process_waits_for_a_processor_after_it_was_held_back_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library that frees a large document for long before its error was still refused memory just then."""
+    used_s = 1.0
+    monkeypatch.setattr(own_time, "cpu_ns", lambda process: int(used_s * 1e9))
+    monkeypatch.setattr(own_time, "sleeps", lambda pid: False)
+    since, process = TimeSince(), StubProcess(10, 0, 0)
+    since.look(5.0, process, 5.0)  # type: ignore[arg-type]
+    used_s = 1.2
+    since.look(5.0, process, 6.0)  # type: ignore[arg-type]
+    used_s = 1.3
+    assert since.ago_s(5.0, 7.0) == pytest.approx(0.3)
+    assert since.ago_s(6.5, 7.0) == 0.5, "held back again, and not looked at since"
+    used_s = 0.0  # it has ended
+    since.look(5.0, None, 9.0)
+    assert since.ago_s(5.0, 9.0) == pytest.approx(2.3)
