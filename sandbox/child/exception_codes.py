@@ -116,7 +116,7 @@ def hint_of(error: BaseException, text: str, folder: str) -> str:
     if "source code string cannot contain null bytes" in text:
         return _hint_of_encoding(error)
     if is_a(error, EOFError) and (text == "EOF when reading a line" or _is_raised_in(error, "getpass.py")):
-        return "; its stdin is empty: values come by --input, and with --in-process it has the terminal"
+        return "; its stdin is empty: values come as its input; `hkrunner run --in-process` has the terminal"
     if name_of(error) == "BdbQuit" and _is_raised_in(error, "bdb.py"):
         return "; a debugger has the terminal with --in-process only"
     if is_a(error, SystemExit) and _is_raised_in(error, "argparse.py", os.path.join("click", "core.py")):

@@ -86,6 +86,7 @@ class FramedChannel:
         """Own the sockets: `tasks` is read by the child's main thread, `control` by its second one."""
         self._loop = loop
         self._tasks, self._control = tasks, control
+        self._is_read_by_another = False  #: then what the child says of its end is true
         for one in (tasks, control):
             one.setblocking(False)
         control.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, REPLIES_BYTES)
@@ -140,7 +141,7 @@ class FramedChannel:
     @property
     def has_ended(self) -> bool:
         """Whether the child has closed its end of the task socket, and all that it sent was read."""
-        return self._said.has_ended
+        return self._is_read_by_another or self._said.has_ended
 
     def resume(self) -> None:
         """Read what comes from here on."""
@@ -157,6 +158,7 @@ class FramedChannel:
     def leave_to_another(self) -> int:
         """Read nothing any more; return the task socket, from which another process reads then."""
         self._said.close()
+        self._is_read_by_another = True
         return self._tasks.fileno()
 
     def close(self) -> None:

@@ -54,6 +54,8 @@ def start(args, api):
             except OSError:
                 pass
         time.sleep(60)
+    elif what == "closes all":
+        os.closerange(3, 300)
     elif what == "forgets":
         # Says to have begun no task, and dies.
         for fd in range(3, 300):

@@ -261,6 +261,7 @@ def test_a_task_fails_alone_and_says_why(begun: Path) -> None:
         "object": ("AlgorithmError", "RESULT_INVALID"),
         "lies": ("Crashed", "CHANNEL_BROKEN"),
         "closes": ("Crashed", "CHANNEL_BROKEN"),
+        "closes all": ("Crashed", "CHANNEL_BROKEN"),
     }
     with hkrunner.Pool(MISBEHAVES, workers=2, mem="250Mi", timeout=30, env={"BEGUN": str(begun)}) as pool:
         bad, good = {}, []

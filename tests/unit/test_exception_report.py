@@ -81,7 +81,7 @@ def test_a_read_of_stdin_is_reported_with_what_to_use_instead() -> None:
     message = describe(caught(lambda: raise_(EOFError("EOF when reading a line"))), HERE)["message"]
     assert (
         "EOFError: EOF when reading a line (" in message
-        and "; its stdin is empty: values come by --input" in message
+        and "; its stdin is empty: values come as its input" in message
     )
 
 
