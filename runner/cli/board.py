@@ -277,7 +277,9 @@ def _flag(name: str, help: str) -> click.Option:
     return click.Option([name], is_flag=True, help=help)
 
 
-_PORT = click.Option(["--port"], type=int, default=0, help="Port on 127.0.0.1.  [default: a free one]")
+_PORT = click.Option(
+    ["--port"], type=int, metavar="PORT", default=0, help="Port on 127.0.0.1.  [default: a free one]"
+)
 _JSON = click.Option(["-j", "--json"], is_flag=True, help="Print one JSON object per board.")
 
 command = ErrorReportingGroup(

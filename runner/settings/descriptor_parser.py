@@ -102,7 +102,8 @@ def parse_yaml(text: str, shown: str) -> tuple[Any, dict[str, int]]:
         node = yaml.compose(text, Loader=loader)
     except yaml.YAMLError as error:
         line, fault = yaml_fault(error, text)
-        raise SettingsError(f"{shown}:{line}: not YAML: {fault}") from None
+        spaces = "; indent with spaces" if r"found character '\t'" in fault else ""
+        raise SettingsError(f"{shown}:{line}: not YAML: {fault}{spaces}") from None
     except RecursionError:
         raise SettingsError(f"{shown}: nested too deeply") from None
     lines: dict[str, int] = {}

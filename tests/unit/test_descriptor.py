@@ -219,7 +219,10 @@ def test_what_the_server_refuses_is_reported_with_its_text_and_the_line(
     ("text", "sentence"),
     [
         ("a: b: c\n", "algorithm.yml:1: not YAML: mapping values are not allowed here"),
-        ("name: my-alg\n\tcpu: 1\n", "algorithm.yml:2: not YAML: found character '\\t'"),
+        (
+            "name: my-alg\n\tcpu: 1\n",
+            "algorithm.yml:2: not YAML: found character '\\t' that cannot start any token; indent",
+        ),
         ("name: my-alg\ncpu: [1\n", "algorithm.yml:3: not YAML: expected ',' or ']'"),
         ("name: a1\nname: b1\n", "algorithm.yml:2: not YAML: duplicated mapping key (name)"),
         ("name: a1\n---\nname: b1\n", "algorithm.yml:2: not YAML: two documents in one file"),
