@@ -30,7 +30,7 @@ from .task_opener import TaskOpener
 from .task_usage import WATCH_S, TaskUsage
 
 #: Causes of the end of a child that nothing here has decided.
-BY_ITSELF = (Cause.EXITED, Cause.SIGNALLED, Cause.CHANNEL_BROKEN)
+BY_ITSELF = (Cause.EXITED, Cause.SIGNALLED, Cause.CHANNEL_BROKEN, Cause.WARDEN_LOST)
 #: The beginning of the record of a task that has not ended by then is on disk; a shorter one has one write.
 RECORD_S = 0.005
 #: A larger message is read by the child while the worker says `start`, at the price of one wake-up more.
@@ -326,8 +326,9 @@ class TaskHandover:
     def may_go_to_another(self, task: ActiveTask, exit: Exit) -> bool:
         """Whether another child may take the task of one that has died: it had not begun with it.
 
-        Only once, and only from a child that had loaded the code and died or closed its channel by itself, or
-        whose memory may be that of an earlier task: a second one would do the same otherwise.
+        Only once, and only from a child that had loaded the code and died by itself or with its warden, or
+        closed its channel, or whose memory may be that of an earlier task: a second one would do the same
+        otherwise.
         """
         if task.message is None or self._children != 1 or not exit.loaded:
             return False

@@ -280,6 +280,18 @@ def test_a_task_whose_child_dies_before_it_has_begun_goes_to_another(
     assert one.commands == ["initialized", "started", "done"]
 
 
+def test_a_task_that_has_not_begun_when_the_warden_is_lost_goes_to_another_child(serve: Serve) -> None:
+    one = serve(methods=("init", "start"))
+    one.initialize()
+    one.children[0].goes(Exit(Cause.WARDEN_LOST, detail="it ended unexpectedly", loaded=True))
+    one.children[1].loads("init", "start")
+    one.child_reads()
+    one.child_initializes()
+    one.start()
+    one.child_answers()
+    assert one.commands == ["initialized", "started", "done"]
+
+
 def test_a_start_that_came_before_the_second_child_was_ready_goes_after_the_task(serve: Serve) -> None:
     one = serve(methods=("init", "start"), spare=True)
     first, spare = one.children
