@@ -127,6 +127,15 @@ def signal_to(pid: int, number: int) -> None:
         pass
 
 
+def go_on(child: int) -> None:
+    """Continue a child of this process that was stopped since the last call."""
+    try:
+        if os.waitid(os.P_PID, child, os.WSTOPPED | os.WNOHANG) is not None:
+            signal_to(child, signal.SIGCONT)
+    except ChildProcessError:  # it has ended, and was reaped
+        pass
+
+
 def freeze(root: int, *, deadline: float, except_for: frozenset[int] = frozenset()) -> dict[int, Left]:
     """Stop every process below `root`; return their names and sizes. It ends at the deadline."""
     seen: set[int] = set()

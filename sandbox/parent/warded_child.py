@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -350,9 +349,7 @@ def look_after_children(loop: LoopProtocol) -> None:
     global _next_look
     # While a warden is stopped, nobody enforces limits. What suspends a whole job stops this process, too.
     for pid in _wardens():
-        with contextlib.suppress(ChildProcessError):
-            if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None:
-                process_tree.signal_to(pid, signal.SIGCONT)
+        process_tree.go_on(pid)
     if _next_look is not None:
         _next_look.cancel()
         _next_look = None

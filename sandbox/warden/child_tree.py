@@ -83,6 +83,8 @@ class ChildTree:
     def reap(self) -> None:
         """Reap every process that has ended."""
         self._drain_wake()
+        if self._init is not None:
+            process_tree.go_on(self._init.pid)  # what it does not report, nobody knows of
         self._take_reports()
         process_tree.reap(self.reaped)
 

@@ -14,6 +14,7 @@ import pytest
 from support.local import ALGORITHMS, error_of, misbehave_once, run_tasks
 from support.processes import marked, runs
 from support.programs import Program, serving
+from support.sandboxes import BEST
 from support.waiting import wait_until
 
 TREE = 56
@@ -86,6 +87,23 @@ def test_a_warden_that_is_stopped_goes_on_and_its_limits_hold(tmp_path: Path) ->
         assert program.wait() == 137
     assert program.stdout == ['"served"']
     assert "OUT_OF_MEMORY" in "\n".join(program.stderr)
+
+
+def test_the_end_of_an_algorithm_is_told_although_process_1_of_its_namespace_was_stopped(
+    tmp_path: Path,
+) -> None:
+    if BEST != "full":
+        return  # it has no namespace
+    arguments = ["-e", ALGORITHMS / "sleeps.py", "--sandbox", "strict", "-i", '["misbehave"]']
+    with serving(*arguments, cwd=tmp_path) as program:
+        program.wait_for_line("asleep")
+        (warden,) = psutil.Process(program.pid).children()
+        (first,) = warden.children()
+        (child,) = first.children()
+        first.suspend()
+        child.kill()
+        assert program.wait() == 137
+    assert "KILLED_BY_SIGNAL" in "\n".join(program.stderr)
 
 
 def test_nothing_outlives_hkrunner_and_its_warden_killed_one_after_the_other(tmp_path: Path) -> None:
