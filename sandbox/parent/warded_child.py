@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from .pinhole_forwarder import PinholeForwarder
     from .private_folders import PrivateFolders
 
-#: The warden's own kill has a deadline of 10 s; after this time the warden itself hangs.
-WARDEN_DEADLINE_S = 12.0
+#: The warden's own kill has a deadline of 10 s, and it waits 2 s to remove a cgroup that has a process left;
+#: after this time the warden itself hangs.
+WARDEN_DEADLINE_S = 15.0
 #: Time for the warden to read a message: it reads at once, or has ended.
 WARDEN_READS_S = 5.0
 #: Process 1 of a container looks so often for processes that others leave to it: of one that lives, no signal

@@ -292,7 +292,7 @@ class Warden:
 
     def _end_tree(self) -> tuple[dict[int, process_tree.Left], list[process_tree.Left]]:
         """End all processes of the tree; return those that were there, and those that could not be ended."""
-        hook = None
+        hook, until = None, self._clock() + KILL_DEADLINE_S
         killed: dict[int, process_tree.Left] = {}
         if self._enforcer is not None:
             self._enforcer.cpu_limit.stop()
@@ -301,7 +301,7 @@ class Warden:
             if self._enforcer.has_unproven:
                 killed = self._tree.wait_for_trackers()
         there, left = process_tree.kill_all(
-            reaped=self._tree.reaped, wait=self._tree.wait, deadline_s=KILL_DEADLINE_S, also=hook
+            reaped=self._tree.reaped, wait=self._tree.wait, deadline_s=until - self._clock(), also=hook
         )
         self._account = self._enforcer.finish() if self._enforcer is not None else None
         return {**there, **killed}, left

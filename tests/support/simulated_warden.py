@@ -98,8 +98,9 @@ class FakeTree:
         return not self.names
 
     def kill_all(
-        self, *, reaped: Callable[[int, int, object], None], **more: Any
+        self, *, reaped: Callable[[int, int, object], None], deadline_s: float, **more: Any
     ) -> tuple[dict[int, Left], list[Left]]:
+        self.kill_ends_at = self._world.clock.now + deadline_s
         there = self.freeze(0)
         for pid in there:
             self.signal_to(pid, signal.SIGKILL)

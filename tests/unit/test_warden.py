@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from hkrunner.sandbox.linux import process_tree
+from hkrunner.sandbox.linux.cgroup import REMOVE_S
+from hkrunner.sandbox.parent.warded_child import WARDEN_DEADLINE_S
 from hkrunner.sandbox.shared.channel import LAST_STACK_SIGNAL, STACK_SIGNAL
 from hkrunner.sandbox.shared.messages import (
     AskUsage,
@@ -22,7 +24,7 @@ from hkrunner.sandbox.shared.messages import (
 )
 from hkrunner.sandbox.usage.usage import Breach
 from hkrunner.sandbox.warden.child_tree import LAST_STACK_MOST_S, LAST_STACK_S, STACK_S, TRACKERS_S
-from hkrunner.sandbox.warden.warden import SAMPLE_S
+from hkrunner.sandbox.warden.warden import KILL_DEADLINE_S, SAMPLE_S
 from support.simulated_warden import CHECK_S, CHILD, OTHER, THIRD, SimulatedWarden
 
 MEMORY = Breach("memory", 300.0, 256.0)
@@ -362,6 +364,9 @@ def test_resource_trackers_that_do_not_end_are_killed(world: SimulatedWarden) ->
     world.at(1.0, lambda: world.tree.end(CHILD))
     assert {one.pid for one in world.run_to_ended().others} == {OTHER, THIRD}
     assert world.clock.now == pytest.approx(101.0 + TRACKERS_S, abs=0.01)
+    # With what is waited for in between, the parent would take the warden for one that hangs.
+    assert world.tree.kill_ends_at == pytest.approx(101.0 + KILL_DEADLINE_S, abs=0.01)
+    assert KILL_DEADLINE_S + REMOVE_S + STACK_S + 1.0 < WARDEN_DEADLINE_S
 
 
 def test_resource_trackers_are_not_waited_for_without_shared_memory_in_doubt(world: SimulatedWarden) -> None:
