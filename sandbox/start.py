@@ -26,7 +26,29 @@ def __getattr__(name: str) -> object:
     return value
 
 
-if __name__ == "__main__":
+def _make_package(here: str) -> None:
+    """Have our modules found below `_hkrunner`."""
+    package = type(sys)("_hkrunner")
+    package.__path__ = [here[: -len("/sandbox")]]
+    sys.modules["_hkrunner"] = package
+
+
+def _prepare_for_refusals() -> None:
+    """Have what a process that multiprocessing has spawned serves bear that it is refused memory."""
+    try:
+        _make_package(__file__[: -len("/start.py")])
+        from _hkrunner.sandbox.child.manager_server import accept_again_in_spawned
+        from _hkrunner.sandbox.child.whole_messages import keep_messages_whole_in_spawned
+
+        accept_again_in_spawned()
+        keep_messages_whole_in_spawned()
+    except Exception:  # noqa: BLE001 - no memory, most likely: it goes without
+        pass
+
+
+if __name__ == "__mp_main__":
+    _prepare_for_refusals()
+elif __name__ == "__main__":
     # What a bare interpreter has loaded: the only modules that a user's own files cannot stand in for.
     bare = frozenset(sys.modules)
     import errno
@@ -41,9 +63,7 @@ if __name__ == "__main__":
     # user's must not be found here.
     if sys.path and sys.path[0] == here:
         del sys.path[0]
-    package = type(sys)("_hkrunner")
-    package.__path__ = [os.path.dirname(here)]
-    sys.modules["_hkrunner"] = package
+    _make_package(here)
     # Before 3.10 a module of the standard library that we import needs the real one.
     untyped = "typing" not in sys.modules and sys.version_info >= (3, 10)
     if untyped:

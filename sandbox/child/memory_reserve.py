@@ -14,13 +14,13 @@ import os
 import resource
 import select
 import threading
-import time
 from _weakref import ref
 from traceback import clear_frames
 from types import TracebackType
 from typing import Any, Callable, Dict, List, Optional
 
 from . import own_threads
+from .manager_server import accept_again
 
 #: Two arenas of Python's allocator.
 RESERVE_BYTES = 2 << 20
@@ -29,9 +29,6 @@ RAISE_BYTES = 4 << 20
 #: The modules of multiprocessing.Pool, also of the copy that uses dill, and what its threads run.
 _POOLS = ("multiprocessing.pool", "multiprocess.pool")
 _POOL_THREADS = ("_handle_results", "_handle_tasks", "_handle_workers")
-#: The same of multiprocessing's managers, and the thread of their server that accepts connections.
-_MANAGERS = ("multiprocessing.managers", "multiprocess.managers")
-_ACCEPTER = "accepter"
 #: The text of the error that a thread could not be started, in CPython.
 _NO_THREAD = "can't start new thread"
 _NO_MEMORY = "a thread of the Pool had no memory for a result"
@@ -39,8 +36,6 @@ _NO_MEMORY = "a thread of the Pool had no memory for a result"
 DROP_S = 0.05
 #: How long none of its threads can have the lock for writing a result, while no worker is left.
 LOST_LOCK_S = 0.5
-#: How soon the server of a Manager tries again to serve a connection for which it had no memory.
-ACCEPT_S = 0.05
 #: The stack of a thread where the system sets no size; a request beyond the brake is repeated so often.
 STACK_BYTES = 8 << 20
 STACK_TRIES = 3
@@ -132,7 +127,7 @@ def report_threads_without_memory(reserve: MemoryReserve, report: Callable[[str,
         with contextlib.suppress(Exception):  # what a Pool or a Manager consists of differs between versions
             told_to_pool = MemoryError(_NO_MEMORY) if is_of_memory else error
             _stand_in_for_thread_of_pool(args.exc_traceback, told_to_pool)
-            _accept_again(args.exc_traceback)
+            accept_again(args.exc_traceback)
 
     threading.excepthook = excepthook
 
@@ -155,37 +150,6 @@ def _stand_in_for_thread_of_pool(traceback: Optional[TracebackType], error: Base
                 _drop_results(results, jobs, error)
             return
         traceback = traceback.tb_next
-
-
-def _accept_again(traceback: Optional[TracebackType]) -> None:
-    """Have the server of a Manager go on accepting connections, if its thread for that has ended here.
-
-    What connects to it would wait for ever, and the process lives on. The connection that had no thread gets
-    one as soon as there is memory: if it was closed, a worker of a Pool would end for it, without a word.
-    """
-    while traceback is not None:
-        frame = traceback.tb_frame
-        if frame.f_globals.get("__name__") in _MANAGERS and frame.f_code.co_name == _ACCEPTER:
-            server, connection = frame.f_locals["self"], frame.f_locals.get("c")
-            inner = traceback.tb_next
-            if inner is not None and inner.tb_frame.f_code.co_name == "accept":
-                connection = None  # that one has its thread
-            del frame, inner, traceback
-            _accept_for_ever(server, connection)
-            return
-        traceback = traceback.tb_next
-
-
-def _accept_for_ever(server: Any, connection: Any) -> None:
-    """As accepter() of the server of a Manager, beginning with this connection; None: with the next one."""
-    while True:
-        try:
-            if connection is None:
-                connection = server.listener.accept()
-            threading.Thread(target=server.handle_request, args=(connection,), daemon=True).start()
-            connection = None
-        except (OSError, MemoryError, RuntimeError):
-            time.sleep(ACCEPT_S)
 
 
 def _fail_jobs(jobs: Dict[int, Any], error: BaseException) -> None:

@@ -24,6 +24,20 @@ def keep_messages_whole() -> None:
     os.register_at_fork(before=_change_connections)
 
 
+def keep_messages_whole_in_spawned() -> None:
+    """Have it so in this process, once it has imported more than the connections."""
+    sys.meta_path.insert(0, _Imports)
+
+
+class _Imports:
+    """A finder of modules that finds none."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Change the connections, if they are there."""
+        _change_connections()
+
+
 def _change_connections() -> None:
     for name in _MODULES:
         connection: Any = getattr(sys.modules.get(name), "Connection", None)

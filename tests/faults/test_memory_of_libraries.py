@@ -138,6 +138,12 @@ def test_a_manager_that_has_no_memory_for_a_thread_serves_its_clients_later(tmp_
     assert_names_the_limit(run, 72 * MI)
 
 
+def test_a_message_without_memory_is_lost_alone_in_each_process_of_multiprocessing(tmp_path: Path) -> None:
+    run = run_tasks("limits_receives_without_memory.py", 1, cwd=tmp_path)
+    told = {way: ["no memory", 5] for way in ("fork", "spawn", "forkserver")}
+    assert run.outputs == [told], run.stderr
+
+
 def test_an_exit_far_from_the_limit_is_not_reported_as_a_memory_limit(tmp_path: Path) -> None:
     run = run_tasks("exits_at_once.py", ["misbehave"], cwd=tmp_path, args=("--mem", "192Mi"))
     assert run.tasks[0]["reason"] == "Crashed"
