@@ -103,7 +103,7 @@ def remove_dead_groups(*, root: str = "/") -> None:
 
 
 class Cgroup:
-    """The group of one run; as a context manager, it kills the processes and removes the group at the end."""
+    """The group of one run."""
 
     _count = 0
 
@@ -145,13 +145,6 @@ class Cgroup:
         except OSError:
             self.remove(deadline_s=0)
             raise
-
-    def __enter__(self) -> Cgroup:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        self.remove()
 
     def open_for_join(self) -> int:
         """Return a descriptor for join(), made before the fork."""
