@@ -1,10 +1,12 @@
 """After it was refused memory, nothing is left that could wake any of its processes; or something is.
 
 Input: ["send"] has both ends of a socket send, ["lock"] keeps a lock, ["program"] waits for one that waits for
-it, ["pool"] shares a list of a Manager with a Pool. ["sleeps"] and ["waits"] wait for something that comes: the
-end of a program that sleeps, and what another thread does then.
+it, ["pool"] shares a list of a Manager with a Pool. ["sleeps"], ["waits"], ["calls"] and ["awaits"] wait for
+what comes: the end of a program that sleeps, what another thread does then, and a task that sleeps, of the
+algorithm "other" (this one).
 """
 
+import asyncio
 import multiprocessing
 import os
 import socket
@@ -54,10 +56,24 @@ def wait_for_a_thread():
     done.wait()
 
 
+async def wait_in_a_coroutine(api):
+    program = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(program.stdout, program.stdout.read)  # by which only the tree could wake the loop
+    try:
+        return await api.begin_algorithm("other", ["other"])
+    finally:
+        loop.remove_reader(program.stdout)
+        program.communicate()
+
+
 def start(args, api):
     way = args["input"][0]
     if way == "behave":
         return "served"
+    if way == "other":
+        time.sleep(4)
+        return "went on"
     if way == "pool":
         fork = multiprocessing.get_context("fork")
         with fork.Manager() as manager, fork.Pool(2) as pool:
@@ -75,4 +91,8 @@ def start(args, api):
         subprocess.run(["sleep", "4"])
     elif way == "waits":
         wait_for_a_thread()
+    elif way == "calls":
+        return api.start_algorithm("other", ["other"])
+    elif way == "awaits":
+        return wait_in_a_coroutine(api)
     return "went on"

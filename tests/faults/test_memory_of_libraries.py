@@ -121,12 +121,13 @@ def test_a_tree_that_waits_only_for_itself_after_refused_memory_is_ended_at_the_
     assert "limits_waits_for_itself.py" in error_of(run.tasks[0])[1].splitlines()[0]
 
 
-@pytest.mark.parametrize("way", ["sleeps", "waits"])
+@pytest.mark.parametrize("way", ["sleeps", "waits", "calls", "awaits"])
 def test_a_tree_that_was_refused_memory_and_waits_for_what_comes_is_left_alone(
     way: str, tmp_path: Path
 ) -> None:
-    args = ("--mem", "96Mi", "--mem-mode", "brake")
-    run = run_tasks("limits_waits_for_itself.py", [way], cwd=tmp_path, args=args)
+    program = "limits_waits_for_itself.py"
+    args = ("--mem", "96Mi", "--mem-mode", "brake", "--algorithm", f"other={ALGORITHMS / program}")
+    run = run_tasks(program, [way], cwd=tmp_path, args=args)
     assert (run.status, run.outputs) == (0, ["went on"]), run.stderr
 
 
