@@ -34,12 +34,18 @@ def _make_package(here: str) -> None:
 
 
 def _prepare_for_refusals() -> None:
-    """Have what a process that multiprocessing has spawned serves bear that it is refused memory."""
+    """Have what a process that multiprocessing has spawned serves bear that the brake refuses it memory."""
     try:
+        import resource
+
+        if resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY:
+            return
         _make_package(__file__[: -len("/start.py")])
         from _hkrunner.sandbox.child.manager_server import accept_again_in_spawned
+        from _hkrunner.sandbox.child.memory_reserve import notice_lost_threads
         from _hkrunner.sandbox.child.whole_messages import keep_messages_whole_in_spawned
 
+        notice_lost_threads(stacks_count=True)
         accept_again_in_spawned()
         keep_messages_whole_in_spawned()
     except Exception:  # noqa: BLE001 - no memory, most likely: it goes without

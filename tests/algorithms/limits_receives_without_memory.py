@@ -17,6 +17,7 @@ def receive(reader, results):
 
 
 def start(args, api):
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 40, resource.RLIM_INFINITY))  # as the brake sets one
     told = {}
     for way in ("fork", "spawn", "forkserver"):
         context = multiprocessing.get_context(way)
