@@ -109,7 +109,8 @@ def _describe(error: BaseException, folder: str, code: str, during: str) -> Dict
     syntax = syntax_place(error)
     if is_a(error, SystemExit):
         code = "EXITED"
-        sentence = f"sys.exit({_exit_text(error)}) ended the algorithm{during} before it answered"
+        ended = during or " before it answered"
+        sentence = f"sys.exit({_exit_text(error)}) ended the algorithm{ended}"
     elif syntax is not None:
         filename, lineno = syntax
         message = field(SyntaxError, "msg", error)

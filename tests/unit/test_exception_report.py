@@ -164,6 +164,8 @@ def test_an_exit_is_reported_with_what_it_was_given(code: object) -> None:
     shown = "" if code is None else repr(code)
     assert told["code"] == "EXITED"
     assert told["message"].startswith(f"EXITED: sys.exit({shown}) ended the algorithm before it answered")
+    told = describe(caught(lambda: raise_(SystemExit(code))), HERE, during=" during import")
+    assert told["message"].startswith(f"EXITED: sys.exit({shown}) ended the algorithm during import (")
 
 
 def test_a_syntax_error_shows_the_line_with_a_caret() -> None:
