@@ -65,6 +65,11 @@ def locate(entry: Optional[str], path: Optional[str], cwd: str) -> Location:
         for tail in (os.path.join(*parts) + ".py", os.path.join(*parts, "__init__.py")):
             if os.path.isfile(os.path.join(base, tail)):
                 return Location(base, name, function, os.path.join(base, tail))
+        file = os.sep.join(parts[:-1]) + ".py"
+        if os.path.isfile(os.path.join(base, file)):
+            raise EntryError(
+                "ENTRY_NOT_FOUND", f"no module {name} in {base}; a function of {file} is {file}:{parts[-1]}"
+            )
         if len(parts) > 1:
             return Location(base, name, function, "")  # maybe an installed package: the import will show it
     unusable = _unusable(os.path.abspath(os.path.join(folder or cwd, os.path.expanduser(name))))

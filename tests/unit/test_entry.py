@@ -92,6 +92,8 @@ def test_the_entry_of_a_folder_may_stand_in_a_variable(code: Path, monkeypatch: 
         ("sub/missing.py", None, "there is: deep.py, main.py"),
         ("no/where/missing.py", None, "no file missing.py in "),
         ("missing.py", "nowhere", "no folder nowhere in "),
+        ("my_alg.train", None, "; a function of my_alg.py is my_alg.py:train"),
+        ("sub.deep.train", None, "; a function of sub/deep.py is sub/deep.py:train"),
         ("empty", None, "it holds no Python file"),
         ("package", None, "there is: __main__.py, __init__.py: name one with --entry"),
         ("notes.txt", None, "is no Python file: its name must end in .py"),
