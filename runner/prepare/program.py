@@ -10,33 +10,12 @@ from typing import NamedTuple
 
 from ...sandbox.shared.entry import Location
 from ..errors import EntryNotFound, SettingsError
-from ..protocol import messages
 from ..settings.settings import Settings
 
 #: HKube's wrapper for Node.
 NODE_WRAPPER = "@hkube/nodejs-wrapper"
-#: Starts it. Its own startAlgorithm() writes the arguments to HKube's storage, for which it has an encoder
-#: only with storage v3: here they are part of the call, as the worker takes them under v1. Its statistics of
-#: a stream hold a function, which json and bson leave out; in msgpack it would fail the task.
-NODE_RUN = (
-    f'const runner = require("{NODE_WRAPPER}").run(), api = runner._hkubeApi;'
-    " if (api?._createReplyPromise) api.startAlgorithm ="
-    " (algorithmName, input = [], includeResult = true) => { const execId = api._generateExecId();"
-    " const data = { execId, algorithmName, input, includeResult };"
-    ' return api._createReplyPromise(execId, includeResult, { command: "startAlgorithmExecution", data }); };'
-    " const send = runner._sendCommand; if (send) runner._sendCommand = (message) =>"
-    ' send.call(runner, message.command !== "streamingStatistics" ? message'
-    " : { ...message, data: JSON.parse(JSON.stringify(message.data)) });"
-)
-#: Has it say when a listener's call, also one that only waits, takes longer than so many ms.
-NODE_MESSAGE_LIMIT = (
-    " const streams = runner._streamingManager, handle = streams?._onMessage;"
-    " if (handle) streams._onMessage = async (message) => {"
-    " const task = runner._input;"  # of the next task it would be untrue
-    f' const tell = () => runner._input === task && runner._sendCommand({{ command: "{messages.OVERDUE}" }});'
-    " const timer = setTimeout(tell, %d);"
-    " try { return await handle.call(streams, message); } finally { clearTimeout(timer); } };"
-)
+#: Changes it as it is loaded, in whatever program of Node's.
+NODE_PRELOAD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hkube_wrapper.js")
 #: A longer timer of Node's ends at once.
 NODE_TIMER_MAX_MS = 2**31 - 1
 #: The entry point that the wrapper runs by default.
@@ -76,7 +55,10 @@ def of_command(command: str, path: str | None, settings: Settings, environ: Mapp
                 f" it (--command 'python3 {words[0]}'), or make it one: chmod +x, and ./ before its name"
             )
         raise EntryNotFound(f"ENTRY_NOT_FOUND: no program {words[0]} in {folder} or on PATH (--command)")
-    return Program((found, *words[1:]), _location(folder, words))
+    where = _location(folder, words)
+    if os.path.basename(found) in ("node", "nodejs"):
+        return Program((found, "--require", NODE_PRELOAD, *words[1:]), where, _node_variables(settings))
+    return Program((found, *words[1:]), where)
 
 
 def of_descriptor(
@@ -113,10 +95,17 @@ def _node(start: str, folder: str, entry: str | None, settings: Settings) -> tup
         )
     # The wrapper reads it.
     _need_file(start, folder, "package.json")
-    code, limits = NODE_RUN, settings.limits
-    if limits.enforced and limits.task_timeout_s is not None:
-        code += NODE_MESSAGE_LIMIT % min(limits.task_timeout_s * 1000, NODE_TIMER_MAX_MS)
-    return ["node", "-e", code], {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry}
+    code = f'require("{NODE_WRAPPER}").run()'
+    variables = {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": entry, **_node_variables(settings)}
+    return ["node", "--require", NODE_PRELOAD, "-e", code], variables
+
+
+def _node_variables(settings: Settings) -> dict[str, str]:
+    """Return what NODE_PRELOAD reads."""
+    limits = settings.limits
+    if not limits.enforced or limits.task_timeout_s is None:
+        return {}
+    return {"HKRUNNER_MESSAGE_MS": str(int(min(limits.task_timeout_s * 1000, NODE_TIMER_MAX_MS)))}
 
 
 def _java(start: str, folder: str, entry: str | None, settings: Settings) -> tuple[list[str], dict[str, str]]:

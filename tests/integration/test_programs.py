@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hkrunner.runner.prepare.program import NODE_MESSAGE_LIMIT, NODE_RUN, NODE_WRAPPER
+from hkrunner.runner.prepare.program import NODE_PRELOAD, NODE_WRAPPER
 from support.local import ALGORITHMS, Run, error_of
 from support.programs import Program, Result, run_hkrunner, serving
 from support.programs import run as run_command
@@ -270,23 +270,30 @@ def test_the_wrapper_for_node_says_when_a_listener_waits_for_too_long(tmp_path: 
     wrapper.mkdir(parents=True)
     (wrapper / "index.js").write_text(
         """
-        const streams = { _onMessage: (ms) => new Promise((resolve) => setTimeout(() => resolve(ms), ms)) };
-        setImmediate(async () => {
-            console.log(await streams._onMessage(1));
-            streams._onMessage(60_000);
-            runner._input = "the next task";
-            await new Promise((resolve) => setTimeout(resolve, 200));
-            await streams._onMessage(60_000);
-        });
-        const runner = {
-            _streamingManager: streams,
-            _sendCommand: ({ command }) => { console.log(command, runner._input); process.exit(); }
+        const wait = (ms) => new Promise((resolve) => setTimeout(() => resolve(ms), ms));
+        module.exports = class {
+            async connectToWorker() {
+                this._streamingManager = { _onMessage: wait };
+                this._sendCommand = (message) => console.log(JSON.stringify(message));
+            }
         };
-        exports.run = () => runner;
         """
     )
-    command: list[str | Path] = ["node", "-e", NODE_RUN + NODE_MESSAGE_LIMIT % 100]
-    assert run_command(command, cwd=tmp_path).stdout == "1\nmessageOverdue the next task\n"
+    (tmp_path / "app.mjs").write_text(
+        """
+        import Runner from '@hkube/nodejs-wrapper';
+        const runner = new Runner();
+        await runner.connectToWorker();
+        console.log(await runner._streamingManager._onMessage(1));
+        runner._streamingManager._onMessage(120);
+        runner._input = 'of the task';
+        runner._streamingManager._onMessage(120);
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        """
+    )
+    command: list[str | Path] = ["node", "--require", NODE_PRELOAD, "app.mjs"]
+    ended = run_command(command, cwd=tmp_path, env={"HKRUNNER_MESSAGE_MS": "100"})
+    assert ended.stdout == '1\n{"command":"messageOverdue"}\n', ended.stderr
 
 
 def sums(ended: Result) -> list[float]:

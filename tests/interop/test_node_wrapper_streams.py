@@ -138,3 +138,28 @@ def test_a_node_of_the_wrapper_reports_its_statistics_also_in_msgpack(tmp_path: 
         first.begin(3, 10, children=["B"])
         (told,) = first.client.expect("streamingStatistics")["data"]
         assert (told["nodeName"], told["sent"], told["queueSize"]) == ("B", 0, 3)
+
+
+def test_a_message_that_a_program_with_the_wrapper_awaits_has_a_time_limit(
+    tmp_path: Path, modules: Path
+) -> None:
+    (tmp_path / "node_modules").symlink_to(modules)
+    (tmp_path / "B").mkdir()
+    (tmp_path / "B" / "package.json").write_text("{}")
+    (tmp_path / "B" / "app.js").write_text(
+        """
+        const wrapper = require('@hkube/nodejs-wrapper');
+        wrapper.run({ start: (args) => args.streamInput ? new Promise(() => {}) : args });
+        """
+    )
+    command = ("--command", "node app.js", "--timeout", "1")
+    with (
+        node("A", tmp_path) as first,
+        node("B", tmp_path, *command, entry=None, DISCOVERY_ENCODING="msgpack") as second,
+    ):
+        second.begin(parents=["A"], state="stateless")
+        second.connect_to("A", first.port)
+        first.begin("counts", 1, children=["B"])
+        told = second.client.expect("errorMessage")["error"]["message"]
+        assert told.startswith("TASK_TIMEOUT: ") and "1 s for one message of the stream" in told
+        first.result()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from hkrunner.runner.errors import EntryNotFound, HkrunnerError, SettingsError
-from hkrunner.runner.prepare.program import NODE_RUN, NODE_WRAPPER, Program, of_command, of_descriptor
+from hkrunner.runner.prepare.program import NODE_PRELOAD, NODE_WRAPPER, Program, of_command, of_descriptor
 from hkrunner.runner.settings.settings import CodeSource, LocalRunSettings, Serving, Settings
 from hkrunner.sandbox.shared.limits import MI, Limits
 
@@ -28,8 +28,8 @@ def settings(cwd: Path, **more: Any) -> Settings:
     return Settings(CodeSource(str(cwd)), Serving("ws://worker"), None, **more)  # type: ignore[arg-type]
 
 
-def command(text: str, cwd: Path, tools: dict[str, str], path: str | None = None) -> Program:
-    return of_command(text, path, settings(cwd), tools)
+def command(text: str, cwd: Path, tools: dict[str, str], path: str | None = None, **more: Any) -> Program:
+    return of_command(text, path, settings(cwd, **more), tools)
 
 
 def described(kind: str, cwd: Path, tools: dict[str, str], entry: str | None = None, **more: Any) -> Program:
@@ -39,12 +39,14 @@ def described(kind: str, cwd: Path, tools: dict[str, str], entry: str | None = N
 def test_a_command_is_found_on_the_path_or_in_its_folder(tmp_path: Path, tools: dict[str, str]) -> None:
     (tmp_path / "app.js").write_text("")
     found = command("node 'app.js' --flag 'two words'", tmp_path, tools)
-    assert found.argv == (f"{tools['PATH']}/node", "app.js", "--flag", "two words")
+    node = (f"{tools['PATH']}/node", "--require", NODE_PRELOAD)
+    assert found.argv == (*node, "app.js", "--flag", "two words")
     assert (found.where.folder, found.where.shown) == (str(tmp_path), "app.js")
     found = command("./node", tmp_path, tools, path="bin")
-    assert found.argv == (f"{tools['PATH']}/node",)
+    assert found.argv == node
     assert (found.where.folder, found.where.shown) == (tools["PATH"], "node")
     assert command("node -e 5", tmp_path, tools).where.shown == "node"
+    assert command("java app.js", tmp_path, tools).argv == (f"{tools['PATH']}/java", "app.js")
 
 
 @pytest.mark.parametrize(
@@ -87,13 +89,17 @@ def test_nodejs_is_hkubes_wrapper_with_the_entry(tmp_path: Path, tools: dict[str
         described("nodejs", code, tools)
     (code / "package.json").write_text("{}")
     found = described("nodejs", code, tools)
-    assert found.argv == (f"{tools['PATH']}/node", "-e", NODE_RUN)
+    run = f'require("{NODE_WRAPPER}").run()'
+    assert found.argv == (f"{tools['PATH']}/node", "--require", NODE_PRELOAD, "-e", run)
     assert found.variables == {"ALGORITHM_PATH": ".", "ALGORITHM_ENTRY_POINT": "index.js"}
     assert found.where.shown == "index.js"
-    limited = [(3.5, "3500);"), (10**9, "2147483647);")]
-    for seconds, end in limited:
-        argv = described("nodejs", code, tools, limits=Limits(task_timeout_s=seconds)).argv
-        assert argv[2].startswith(NODE_RUN) and end in argv[2]
+    for seconds, limit in ((3.5, "3500"), (10**9, "2147483647")):
+        limited = described("nodejs", code, tools, limits=Limits(task_timeout_s=seconds))
+        assert limited.variables["HKRUNNER_MESSAGE_MS"] == limit
+        # A program may start the wrapper itself.
+        own = command("node index.js", code, tools, limits=Limits(task_timeout_s=seconds))
+        assert own.argv == (f"{tools['PATH']}/node", "--require", NODE_PRELOAD, "index.js")
+        assert own.variables == {"HKRUNNER_MESSAGE_MS": limit}
     (code / "main.js").write_text("")
     again = described("nodejs", code, tools, str(code / "main.js"))
     assert again.variables["ALGORITHM_ENTRY_POINT"] == "main.js"
