@@ -40,7 +40,8 @@ _OF_CODE = frozenset((
 _IN_ORDER = re.compile(r"sys\.exit\((0|None|)\)")
 _OF_A_GPU = re.compile(r"CUDA|cuda|\bGPU\b|HIP out of memory")
 #: A library's file, which may have the name of a GPU's library though it finds no memory of the machine's.
-_LIBRARY = re.compile(r"\S+\.so\b[.\d]*")
+#: From the beginning of a word only: tried from each letter, a word of 3 MB took 15 s.
+_LIBRARY = re.compile(r"(?<!\S)\S+\.so\b[.\d]*")
 ASKED_MAX = 1024 * GI
 #: With more than this left, and more than this share of the limit, the mode "auto" refuses nothing.
 FAR_BYTES = 16 * MI

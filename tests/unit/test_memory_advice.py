@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import pytest
@@ -69,6 +70,13 @@ def test_a_failure_of_another_kind_is_not_changed() -> None:
     failure = Failure("ALGORITHM_ERROR", "ALGORITHM_ERROR: KeyError: 'age'")
     assert explain_refusal(failure, Limits(), 256 * MI, lambda: pytest.fail("nobody asked")) is failure
     assert explain_refusal(refused(), Limits(), None, lambda: pytest.fail("nobody asked")) == refused()
+
+
+def test_a_long_word_in_the_text_of_an_error_costs_no_time() -> None:
+    failure = Failure("ALGORITHM_ERROR", f"ALGORITHM_ERROR: KeyError: '{'x' * 10_000_000}'")
+    began = time.thread_time()
+    assert explain_refusal(failure, Limits(), 256 * MI, lambda: pytest.fail("nobody asked")) is failure
+    assert time.thread_time() - began < 10  # it took minutes, in which hkrunner did nothing else
 
 
 def warnings(stays: list[int], *, peak: int | None = None, limit: int | None = 100 * MI) -> list[str]:
