@@ -84,8 +84,8 @@ def main() -> NoReturn:
     os.close(given)
     gc.freeze()
     gc.enable()
-    reader = FrameReader()
-    while (warden := Warden(lifeline, reader)).run():
+    reader, parent, folders = FrameReader(), os.getppid(), list[str]()
+    while (warden := Warden(lifeline, reader, parent, folders)).run():
         warden.close()
     # Skips the interpreter's shutdown, for which the parent would wait. Nothing is buffered.
     os._exit(0)
@@ -98,19 +98,22 @@ class Warden:
         self,
         lifeline: _socket.socket,
         reader: FrameReader,
+        parent: int,
+        folders: list[str],
         *,
         clock: Callable[[], float] = time.monotonic,
         select: Callable[..., tuple[list[int], list[int], list[int]]] = select.select,
     ) -> None:
-        """Nothing is read yet. `reader`: of the lifeline; it may hold a part of a message.
+        """Nothing is read yet. `reader`: of the lifeline; it may hold a part of a message. `parent`: its pid.
+        `folders`: what is to be removed if it is killed, those of earlier children included.
 
         Tests pass their own `clock` and `select`, in place of the system's.
         """
         self._lifeline = lifeline
         self._clock = clock
         self._select = select
-        self._parent = os.getppid()
-        self._temporary_folders: list[str] = []
+        self._parent = parent
+        self._temporary_folders = folders
         lifeline.setblocking(True)
         self._reader = reader
         self._tree = ChildTree(clock, select)
@@ -253,7 +256,9 @@ class Warden:
         # The descriptors came with the first bytes of this frame, in this order.
         fds: dict[str, int] = dict(zip(spec.fds, self._child_fds, strict=True))
         limits = Limits.from_json(spec.limits)
-        self._temporary_folders = spec.temporary_folders
+        # The parent removes those of the last child only after it was told of its end.
+        earlier = [one for one in self._temporary_folders if os.path.exists(one)]
+        self._temporary_folders[:] = dict.fromkeys([*earlier, *spec.temporary_folders])
         keep: list[int] = [fds[name] for name in spec.keep]
         control = os.fstat(fds["control"]).st_ino if "control" in fds else 0
         shared_memory = None if spec.isolation is None else spec.isolation.shared_memory

@@ -233,9 +233,15 @@ class SimulatedWarden:
             patch.setattr(process_tree, name, getattr(self.tree, name))
         self._patch = patch
         self._handler = signal.getsignal(signal.SIGCHLD)
-        self.warden = Warden(lifeline, FrameReader(), clock=self.clock, select=self._pass_time)
+        self._folders: list[str] = []
         self._lifeline = lifeline
+        self.warden = self._new_warden()
         self._wake_write = signal.set_wakeup_fd(-1)
+
+    def _new_warden(self) -> Warden:
+        return Warden(
+            self._lifeline, FrameReader(), PARENT, self._folders, clock=self.clock, select=self._pass_time
+        )
 
     def _take_over(self, reports: int) -> FakeEnforcer:
         os.close(reports)
@@ -301,6 +307,13 @@ class SimulatedWarden:
         self._lifeline.close()
         self.read()
         return self._told
+
+    def begin_next(self) -> bool:
+        """Run the warden until its child has ended, and have it wait for the next one, if it does."""
+        serves_another = self.warden.run()
+        self.warden.close()
+        self.warden = self._new_warden()
+        return serves_another
 
     def read(self) -> None:
         """Read what the warden has said up to now."""

@@ -257,6 +257,23 @@ def test_temporary_folders_are_the_parents_to_remove_when_the_child_ends(
     assert tmp_path.exists()
 
 
+def test_temporary_folders_of_a_child_that_has_ended_are_removed_if_the_parent_has_ended_before_it_could(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "box"
+    folder.mkdir()
+    with monkeypatch.context() as patch:
+        world = SimulatedWarden(patch)
+        world.spawn(temporary_folders=[str(folder)])
+        world.at(1.0, lambda: world.tree.end(CHILD))
+        assert world.begin_next()
+        world.parent_has_ended = True
+        world.hang_up()
+        world.run()
+        world.close()
+    assert not folder.exists()
+
+
 def test_a_parent_of_another_version_gets_the_reason_why_nothing_is_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
