@@ -186,15 +186,19 @@ def _show(state_dir: str, task: str, as_json: bool) -> None:
         click.echo(str(error.get("message")))
     if details.summary.folder is not None:
         for name, size in details.files.items():
-            click.echo(f"  {details.summary.folder / name}  {size:,} bytes")
+            click.echo(f"  {details.summary.folder / name}  {_bytes(size)}")
     else:
         for stream, size in details.printed.items():
             if size:
-                click.echo(f"  {stream}: {size:,} bytes, see `hkrunner runs logs {details.summary.name}`")
+                click.echo(f"  {stream}: {_bytes(size)}, see `hkrunner runs logs {details.summary.name}`")
     for name, recorded in (("input", details.input), ("output", details.output)):
         data = recorded if details.summary.folder is None else _small(details.summary.folder / f"{name}.json")
         if data is not None:
             click.echo(f"  {name}: {printable(data.decode('utf-8', 'replace'))}")
+
+
+def _bytes(size: int) -> str:
+    return "1 byte" if size == 1 else f"{size:,} bytes"
 
 
 def _small(file: Path) -> bytes | None:
