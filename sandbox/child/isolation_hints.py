@@ -41,6 +41,7 @@ _OF_OWNERS = ("Cannot change ownership", "changing ownership")
 #: Beginnings of the names of GPUs in /dev.
 _GPUS = ("/dev/nvidia", "/dev/dri", "/dev/kfd", "/dev/dxg")
 _SHOWN = 200
+_PATH_MAX = 4096
 
 
 def use(allowed: Optional[Dict[str, Any]]) -> None:
@@ -132,6 +133,8 @@ def hint(number: int, filename: object, name: str) -> str:
         return "; --sandbox strict makes /tmp and each --write a file system of its own: shutil.move() copies"
     if type(filename) not in (str, bytes) or number not in (*_REFUSED, errno.ENOENT):
         return "; --sandbox strict refuses this call" if number in _REFUSED and filename is None else ""
+    if len(filename) > _PATH_MAX:  # type: ignore[arg-type]
+        return ""  # no call of the kernel's had this path, and to resolve it takes minutes
     try:
         # Where a link leads to has to be opened.
         path = os.path.realpath(os.fsdecode(filename))  # type: ignore[arg-type]

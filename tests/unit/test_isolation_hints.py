@@ -84,6 +84,10 @@ def test_a_link_to_what_is_hidden_names_where_it_leads(tmp_path: Path) -> None:
     assert "--read /nowhere/data/a.csv opens it" in found
 
 
+def test_a_path_that_no_call_can_have_had_is_not_resolved() -> None:
+    assert isolation_hints.hint(errno.ENOENT, "/a" * 1_500_000, "FileNotFoundError") == ""
+
+
 def test_an_error_within_a_group_is_found() -> None:
     group = getattr(builtins, "ExceptionGroup", None)
     if group is None:
