@@ -147,17 +147,19 @@ class WorkerReplies:
             return
         is_full = link.post(wire, blob, final=final, soon=soon, prelude=prelude)
         if is_full and self._pool.child is not None and link.on_relieved is None:
-            # The child waits with what it wants to send until the worker has taken some of it.
-            child = self._pool.child
-            child.listen(False)
-            link.on_relieved = lambda: child.listen(True)
+            self._have_wait(self._pool.child, link)
 
     def resume(self, child: Child) -> None:
         """Read the messages of a child that has waited; if the worker is slow, once it has taken some."""
         if self.link is not None and self.link.congested:
-            self.link.on_relieved = lambda: child.listen(True)
+            self._have_wait(child, self.link)
         else:
             child.listen(True)
+
+    def _have_wait(self, child: Child, link: WorkerLink) -> None:
+        """Have the child wait with what it wants to send until the worker has taken some of it."""
+        child.listen(False)
+        link.on_relieved = lambda: child.listen(True)
 
     # ---- signs of life
 
