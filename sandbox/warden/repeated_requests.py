@@ -50,13 +50,17 @@ class Attempts:
         `left`: what was left of the limit. Where that differs by more than `tolerance`, the process has asked
         for something else than before.
         """
-        if abs(left - self._left) > tolerance:
+        if not self.is_like_last(left, tolerance):
             self._in_a_row = 0
         self._left = left
         self.count += 1
         self._in_a_row += 1
         if self._in_a_row == 1:
             self._since, self._own_s = now, 0.0
+
+    def is_like_last(self, left: int, tolerance: int) -> bool:
+        """Whether so much was left the last time, too."""
+        return abs(left - self._left) <= tolerance
 
     def interrupt(self) -> None:
         """Note that the process has done something else since."""

@@ -60,6 +60,7 @@ class _Reserving(DataLimit):
         "is_let_through",
         "is_loading",
         "is_open",
+        "is_whole_trial",
         "last_data",
         "open_until",
         "own_room",
@@ -82,6 +83,7 @@ class _Reserving(DataLimit):
         self.cpu_ns = 0
         self.is_open = False  #: whether it might reserve whatever it asked for since the last look
         self.open_until = float("-inf")
+        self.is_whole_trial = False  #: whether it might do so since this round began
         self.allowed = 0  #: what it might have reserved since then otherwise
         self.took_more_at: float | None = None  #: when it was seen to reserve more than that
         self.tops, self.rounds = Tops(MOST_NEAR_BYTES), Rounds(MOST_NEAR_BYTES)
@@ -154,18 +156,24 @@ class _Reserving(DataLimit):
 
     def _turned_back(self, left: int, now: float, *, is_trial: bool) -> None:
         """Note that it has freed memory when so little was left: most likely it was refused more."""
-        if is_trial:  # nothing was refused
-            self.own_room = left
+        # A look comes each time that half of what is left may have been used.
+        tolerance = MOST_NEAR_BYTES + left // 2
+        if is_trial and self.is_whole_trial:  # nothing was refused
+            self.own_room, self.is_whole_trial = left, False
             self.fills.forget()
+        elif is_trial:  # it may have been refused more before it was let through
+            self.is_whole_trial = self.fills.is_like_last(left, tolerance)
+            if not self.is_whole_trial:
+                self.fills.forget()
         elif left < self.own_room - STEP_BYTES:
-            # A look comes each time that half of what is left may have been used.
-            self.fills.add(now, left, MOST_NEAR_BYTES + left // 2)
+            self.fills.add(now, left, tolerance)
             if self.own_time is None:
                 self.own_time = OwnTime(self.process, now)
 
     def forget_attempts(self, before: float) -> None:
         """Begin anew, if it was seen to repeat a request before this time, or may have been."""
         self.fills.forget()
+        self.is_whole_trial = False
         if self.took_more_at is not None and self.took_more_at < before:
             self.took_more_at = None
 

@@ -538,6 +538,17 @@ def test_a_loop_that_fills_its_memory_again_and_again_is_judged_by_use_the_fifth
     assert not look(4.9, 600, 250)
 
 
+def test_what_was_refused_just_before_a_process_was_let_through_is_not_taken_for_all_that_it_wants(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, _, look = reserving(StubProcess(10, 10 * MI, 30 * MI), monkeypatch, cores=1.0)
+    for fill in range(5):
+        assert look(1.0 + fill * 0.26, 270, 248), "it is refused more"
+        is_limited = look(1.1 + fill * 0.26, 30, 10)
+    assert not is_limited, "a second after the first, at the end of its fifth round"
+    assert not look(2.3, 270, 248) and not look(2.4, 600, 250)
+
+
 def test_a_loop_that_doubles_a_buffer_until_it_is_refused_is_judged_by_use_the_fifth_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -574,8 +585,8 @@ def test_a_program_that_needs_nearly_all_of_its_memory_again_and_again_stays_lim
     limited = []
     for at in range(1, 20):
         limited += [look(at, 30, 10), look(at + 0.5, 270, 246)]
-    # To find out, it was let through once.
-    assert limited.count(False) <= 2 and all(limited[8:])
+    # To find out, it was let through for one whole round.
+    assert limited.count(False) <= 4 and all(limited[10:])
 
 
 def test_a_program_that_is_refused_twice_and_then_reserves_less_stays_limited(
