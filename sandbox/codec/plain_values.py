@@ -52,7 +52,7 @@ def plain(value: Any, encoding: str, place: str, depth: int = 0) -> Any:
         return None if encoding in _JSONS and not math.isfinite(value) else float(value)
     if issubclass(kind, str):
         return _text(str.__str__(value), encoding, place)
-    if kind is memoryview and value.format not in ("B", "b", "c"):  # numbers
+    if kind is memoryview and value.format in {*"hHiIlLqQnNfd?"}:  # numbers that tolist() can read
         return plain(value.tolist(), encoding, place, depth)
     if issubclass(kind, (bytes, bytearray, memoryview)):
         data = bytes(value)  # what is not contiguous, too

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import ctypes
 import dataclasses
 import datetime
 import decimal
@@ -256,6 +257,8 @@ def test_binary_data_under_json_can_be_read_back() -> None:
     data = bytes(range(256))
     assert base64.b64decode(encoded(data)) == data
     assert encoded(memoryview(b"\x00\x01\xff")[::2]) == encoded(b"\x00\xff")
+    # A view whose format memoryview.tolist() does not take.
+    assert encoded(memoryview((ctypes.c_int * 2)(1, 2))) == encoded(bytes((ctypes.c_int * 2)(1, 2)))
 
 
 @pytest.mark.parametrize(
