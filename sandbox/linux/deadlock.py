@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Collection
+from signal import SIGALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGVTALRM
 from typing import NamedTuple
 
 from . import procfs
@@ -29,8 +30,9 @@ _PPOLL, _PSELECT = {"x86_64": 271, "aarch64": 73}, {"x86_64": {270, 23}, "aarch6
 _POLL, _EPOLL = {"x86_64": 7}, {"x86_64": {232, 281}, "aarch64": {22}}
 #: Most descriptors of one poll() that are looked at.
 _MOST_POLLED = 4096
-#: Signals by which a timer of a process's own may wake it: SIGALRM and SIGVTALRM, and SIGPROF.
-_OF_TIMERS = 1 << 13 | 1 << 25 | 1 << 26
+#: Signals that may wake a process which handles them: of its own timers SIGALRM, SIGVTALRM and SIGPROF, and
+#: SIGUSR1 and SIGUSR2, which hkrunner passes on.
+_WAKING = sum(1 << one - 1 for one in (SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2))
 #: Operations of a futex (linux: include/uapi/linux/futex.h): the flag for one process, two ways to wait.
 _PRIVATE = 0x80
 _WAIT, _WAIT_BITSET = 0, 9
@@ -105,7 +107,7 @@ def waits_of_tree(
                 threads.append((tid, text))
                 calls.append((pid, int(words[0]), [int(word, 16) for word in words[1:7]]))
             cpu_ns += procfs.cpu_ns(procfs.process_clock(pid))
-            if _has_timer(pid):
+            if _awaits_signal(pid):
                 return None
         sources = WaitSources([pid for pid, _ in alive])
         for (tid, _), (pid, number, arguments) in zip(threads, calls, strict=True):
@@ -191,14 +193,14 @@ def _has_name(folder: str, inode: int) -> bool:
         return any(entry.inode() == inode for entry in entries)
 
 
-def _has_timer(pid: int) -> bool:
-    """Whether the process may have a timer that wakes it by a signal, as alarm() and timer_create() do."""
+def _awaits_signal(pid: int) -> bool:
+    """Whether a signal may wake the process: of hkrunner, or of a timer of alarm() or timer_create()."""
     caught = procfs.status_field(pid, b"SigCgt", 16) or 0
     try:
         timers = procfs.read(f"/proc/{pid}/timers")
     except FileNotFoundError:  # a kernel without CONFIG_CHECKPOINT_RESTORE
         timers = b""
-    return bool(timers or caught & _OF_TIMERS)
+    return bool(timers or caught & _WAKING)
 
 
 def _is_without_end(_address: int, operation: int, _value: int, timeout: int, *_rest: int) -> bool:
