@@ -12,11 +12,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any, Callable
+import threading
+from typing import Any, Callable, Optional
 
 #: multiprocessing's connections, also those of the copy that uses dill.
 _MODULES = ("multiprocessing.connection", "multiprocess.connection")
 _dropped = bytearray(1 << 16)  #: what is dropped is read into this: there is no memory
+#: A message begins with its size in 4 bytes, or with these and its size in 8.
+_SHORT, _LONG, _FOLLOWS = 4, 12, b"\xff\xff\xff\xff"
+_reading = threading.local()  #: `message`: the one that the thread is reading
 
 
 def keep_messages_whole() -> None:
@@ -38,34 +42,90 @@ class _Imports:
         _change_connections()
 
 
+class _Message:
+    """How much of one message has been read."""
+
+    __slots__ = ("_body", "_head", "_head_size")
+
+    def __init__(self) -> None:
+        self._head = bytearray(_LONG)
+        self._head_size = 0
+        self._body = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Note what has been read."""
+        if self._head_size < self._head_end:
+            begin, self._head_size = self._head_size, self._head_size + len(chunk)
+            self._head[begin : self._head_size] = chunk
+        else:
+            self._body += len(chunk)
+
+    def drop_rest(self, fd: int) -> None:
+        """Read what is left of a message of which anything was read. Raises OSError."""
+        if not self._head_size:
+            return
+        while self._head_size < self._head_end:
+            with memoryview(self._head)[self._head_size : self._head_end] as part:
+                self._head_size += _read_into(fd, part)
+        begin = self._head_end - 8 if self._head_end == _LONG else 0
+        left = int.from_bytes(self._head[begin : self._head_end], "big") - self._body
+        while left > 0:
+            with memoryview(_dropped)[:left] as part:
+                left -= _read_into(fd, part)
+
+    @property
+    def _head_end(self) -> int:
+        return _LONG if self._head_size >= _SHORT and self._head.startswith(_FOLLOWS) else _SHORT
+
+
+def _read_into(fd: int, part: memoryview) -> int:
+    count = os.readv(fd, (part,))
+    if not count:
+        raise EOFError
+    return count
+
+
 def _change_connections() -> None:
     for name in _MODULES:
         connection: Any = getattr(sys.modules.get(name), "Connection", None)
-        receive = getattr(connection, "_recv", None)
-        if receive is not None and getattr(receive, "__module__", "") == name:
-            connection._recv = _dropping(receive)
+        own = {one: getattr(connection, one, None) for one in ("_recv", "_recv_bytes")}
+        if all(getattr(function, "__module__", "") == name for function in own.values()):
+            connection._recv = _noting(connection._recv)
+            connection._recv_bytes = _dropping(connection._recv_bytes)
 
 
-def _dropping(receive: Callable[..., Any]) -> Callable[..., Any]:
-    """Return this function of a connection, which reads so many bytes, so that it reads them in any case."""
+def _noting(receive: Callable[..., Any]) -> Callable[..., Any]:
+    """Return this function of a connection, which reads so many bytes, so that it notes what was read."""
 
     def _recv(self: Any, size: int, read: Callable[[int, int], bytes] = os.read) -> Any:
-        left = size
+        message: Optional[_Message] = getattr(_reading, "message", None)
 
-        def read_counted(handle: int, count: int) -> bytes:
-            nonlocal left
+        if message is None:
+            return receive(self, size, read)
+        add = message.add
+
+        def read_noted(handle: int, count: int) -> bytes:
             chunk = read(handle, count)
-            left -= len(chunk)
+            add(chunk)
             return chunk
 
-        try:
-            return receive(self, size, read_counted)
-        except MemoryError:
-            with contextlib.suppress(OSError):
-                while left > 0:
-                    with memoryview(_dropped)[:left] as part:
-                        count = os.readv(self.fileno(), (part,))
-                    left = left - count if count else 0
-            raise
+        return receive(self, size, read_noted)
 
     return _recv
+
+
+def _dropping(receive_bytes: Callable[..., Any]) -> Callable[..., Any]:
+    """Return this function of a connection, which reads a message, so that it reads it in any case."""
+
+    def _recv_bytes(self: Any, maxsize: Any = None) -> Any:
+        message = _reading.message = _Message()
+        try:
+            return receive_bytes(self, maxsize)
+        except MemoryError:
+            with contextlib.suppress(OSError, EOFError):
+                message.drop_rest(self.fileno())
+            raise
+        finally:
+            _reading.message = None
+
+    return _recv_bytes
