@@ -1,6 +1,6 @@
 """The hkrunner command that hkrunner.run() starts: its pipes, its end, and the error it ended with.
 
-    stdin   a file in memory, one input a line         (--tasks -)
+    stdin   a temporary file, one input a line         (--tasks -)
     stdout  every event, one object a line             (--output jsonl)    -> on_event
     stderr  what the algorithm prints, and errors      -> sys.stderr where there is no on_event
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, TYPE_CHECKING, Any
@@ -71,8 +72,7 @@ def run(
             " that was applied sets them: leave it out"
         )
     with contextlib.ExitStack() as stack:
-        # In memory: no folder need be writable.
-        tasks = stack.enter_context(open(os.memfd_create("hkrunner-inputs"), "w+b"))
+        tasks = stack.enter_context(_temporary_file())
         count = _write_tasks(tasks, inputs)
         words = [
             "run",
@@ -92,6 +92,13 @@ def run(
         raise error_of(status, command, count)
     # With parallel=, they came in the order in which the tasks ended.
     return TaskResults(sorted(command.results, key=lambda result: result.input_index or 0))
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:  # no folder is writable: then in memory, which may be limited
+        return open(os.memfd_create("hkrunner-inputs"), "w+b")
 
 
 def _check(entry: Any, inputs: Any) -> None:
