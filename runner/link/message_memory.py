@@ -143,13 +143,16 @@ class MessageMemoryPool:
 
     def lend(self, blob: MessageMemory) -> int:
         """Return a descriptor of this memory, which is kept after take_back(), unless that comes late."""
-        fd = os.dup(blob.fd)
-        if self._lent is not None or self._is_closed:
-            blob.close()
-        else:
-            self._lent = blob
-            self._forget_later()
-        return fd
+        if self._lent is None and not self._is_closed:
+            try:
+                fd = os.dup(blob.fd)
+            except OSError:  # no descriptor is left
+                pass
+            else:
+                self._lent = blob
+                self._forget_later()
+                return fd
+        return blob.detach()
 
     def take_back(self) -> None:
         """Nobody reads the memory any more that was lent."""

@@ -6,6 +6,7 @@ What it sends late is no message of its next task.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import operator
 import os
@@ -13,6 +14,7 @@ import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from unittest.mock import Mock
 
 import pytest
 from hkrunner.runner.io.loop import Loop
@@ -355,6 +357,18 @@ def test_the_memory_of_a_large_result_is_that_of_the_next_one_once_its_task_begi
         program.connection._blobs.forget()  # after a pause
         assert result(b"c") != first
         stack.callback(os.close, heard[2].fd)
+
+
+def test_the_memory_of_a_large_result_is_given_away_where_no_descriptor_is_left(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = program.connection._blobs.new(300_000)
+    own = blob.fd
+    with monkeypatch.context() as full:
+        full.setattr(os, "dup", Mock(side_effect=OSError(errno.EMFILE, "Too many open files")))
+        given = blob.lend()
+    os.close(given)
+    assert given == own
 
 
 def test_what_a_program_sends_late_is_no_message_of_its_next_task() -> None:
