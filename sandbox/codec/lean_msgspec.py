@@ -19,14 +19,14 @@ def load() -> Any:
     Where typing_extensions is installed, msgspec imports it, and with it inspect and ast: half of the time,
     and 5 MB of memory for good.
     """
-    is_withheld = (
-        sys.version_info >= _SUFFICES and _WITHHELD not in sys.modules and count_threads() <= _OWN_THREADS
-    )
-    if is_withheld:
+    if sys.version_info >= _SUFFICES and _WITHHELD not in sys.modules and count_threads() <= _OWN_THREADS:
         sys.modules[_WITHHELD] = None  # type: ignore[assignment]
-    try:
-        import msgspec
-    finally:
-        if is_withheld:
-            del sys.modules[_WITHHELD]
+        try:
+            import msgspec
+        except ImportError:  # it is not installed; or an import hook of the user's wants what is withheld
+            pass
+        finally:
+            sys.modules.pop(_WITHHELD, None)
+    import msgspec
+
     return msgspec
