@@ -14,7 +14,7 @@ from ..shared.outcome import Cause, Exit, LimitBreach
 
 #: An Exit names this many of the processes that were left.
 NAMED = 20
-_STACK_MAX = 32_000
+_STACK_MAX = 16_000
 #: A child that ends within this time after memory was refused to it has most likely ended for that reason.
 REFUSED_S = 0.5
 #: The same for a signal: the stacks of all threads are written first, which takes long on a busy machine.
