@@ -194,6 +194,12 @@ class Opaque:
     pass
 
 
+def zarr_group() -> object:
+    kind = dataclasses.make_dataclass("Group", ["_store"])
+    kind.__module__ = "zarr.core"  # Python 3.12 sets another one itself
+    return kind(Opaque())
+
+
 class WithToDict:
     __slots__ = ()
 
@@ -599,9 +605,7 @@ HELPLESS: list[tuple[str, Callable[[], Any], str]] = [
     ("proxy as a key", lambda: {StandsFor("a"): 1}, "StandsFor; keys must be text; use str(...) of it"),
     (
         "group of zarr",
-        lambda: dataclasses.make_dataclass("Group", ["_store"], namespace={"__module__": "zarr.core"})(
-            Opaque()
-        ),
+        zarr_group,
         "result['a'][3]: zarr.core.Group cannot be sent; numbers, texts, ",
     ),
     ("object of a library", textwrap.TextWrapper, "textwrap.TextWrapper cannot be sent; numbers, texts, "),
