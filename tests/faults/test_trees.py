@@ -78,7 +78,7 @@ def test_nothing_of_a_hostile_tree_outlives_its_warden_and_the_next_task_is_serv
 def test_a_warden_that_is_stopped_goes_on_and_its_limits_hold(tmp_path: Path) -> None:
     go = tmp_path / "go"
     arguments = ["-e", ALGORITHMS / "limits_grows_in_blocks.py", "--mem", "100Mi", "--mem-mode", "rss"]
-    inputs = ["-i", json.dumps([400, 10, 0.01, str(go)]), "-i", '["behave"]']
+    inputs = ["-i", json.dumps([400, 200, 20, str(go)]), "-i", '["behave"]']
     with serving(*arguments, *inputs, cwd=tmp_path) as program:
         program.wait_for_line("ready to grow")
         (warden,) = (one for one in program.family() if "warden" in one.cmdline())
