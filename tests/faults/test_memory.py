@@ -185,7 +185,12 @@ def test_code_that_fills_memory_while_it_is_loaded_gets_its_memory_error(tmp_pat
 
 def test_a_failed_allocation_is_reported_without_the_memory_to_read_its_file(tmp_path: Path) -> None:
     inputs = (["misbehave", str(tmp_path)], ["behave"])
-    run = run_tasks("limits_grows_in_a_large_file.py", *inputs, cwd=tmp_path, args=("--mem", "128Mi"))
+    run = run_tasks(
+        "limits_grows_in_a_large_file.py",
+        *inputs,
+        cwd=tmp_path,
+        args=("--mem", "128Mi", "--mem-mode", "brake"),
+    )
     code, message = error_of(run.tasks[0])
     assert (code, run.outputs[-1]) == ("MEMORY_ERROR", "served"), message
     assert "limits_grows_in_a_large_file.py:22 in start" in message
