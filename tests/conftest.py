@@ -30,6 +30,9 @@ settings.load_profile("hkrunner")
 
 # A shell ignores SIGINT in background commands, and the programs that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# So does nohup with SIGHUP. What is handled here is not ignored there.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def may_be_of_others(left: list[str]) -> bool:
