@@ -121,11 +121,6 @@ class Promptness:
         self._misses = 0
         self._skips = 0
 
-    @property
-    def is_usual(self) -> bool:
-        """Whether it has lately come while it was polled for, or is new."""
-        return not self._skips
-
     def is_likely(self) -> bool:
         """Whether to poll for it this time."""
         if not self._skips:
@@ -153,7 +148,6 @@ class Loop:
         self._order = itertools.count()
         self._stopped = False
         self._expected: Promptness | None = None  # what the next turn polls for
-        self._or_else: Callback | None = None  # called if it does not come meanwhile
         self._promptness: dict[str, Promptness] = {}
         #: Cores that this process shares with those that it waits for.
         self.cores = available_cores()
@@ -286,17 +280,11 @@ class Loop:
         """Whether this process shares the time of one core with those it waits for."""
         return self.cores <= 1
 
-    def is_prompt(self, what: str) -> bool:
-        """Whether what expect() is to announce under this name has come within SPIN_S lately, or is new."""
-        promptness = self._promptness.get(what)
-        return self.cores > 1 and (promptness is None or promptness.is_usual)
-
-    def expect(self, what: str, or_else: Callback | None = None) -> None:
+    def expect(self, what: str) -> None:
         """Have the next turn poll for up to SPIN_S before it sleeps: something is due in a moment.
 
         `what`: a name for it. What has often taken longer is polled for less often: on a busy machine the
         polling would keep a core from the process that is waited for. On one core nothing is polled for.
-        `or_else`: called if it was polled for in vain; only after is_prompt().
 
         Being woken on another core takes longer than a tiny task, and costs as much CPU as polling
         (measured: init->initialized and start->done a third shorter, CPU per task the same). To yield the
@@ -308,7 +296,6 @@ class Loop:
         if promptness is None:
             promptness = self._promptness[what] = Promptness()
         self._expected = promptness if promptness.is_likely() else None
-        self._or_else = or_else
 
     def turn(self, most_s: float | None = None) -> None:
         """Wait until something is ready or due, at most this long, and serve it."""
@@ -340,7 +327,7 @@ class Loop:
                 return
 
     def _spin(self, expected: Promptness) -> list[tuple[int, int]]:
-        or_else, self._expected, self._or_else = self._or_else, None, None
+        self._expected = None
         poll, clock, can_wait = self._epoll.poll, time.perf_counter, self._can_wait
         end = clock() + SPIN_S
         while True:
@@ -348,8 +335,6 @@ class Loop:
             has_come = bool(found) and any(fd not in can_wait for fd, _ in found)
             if has_come or clock() >= end:
                 expected.note(has_come)
-                if or_else is not None and not has_come:
-                    or_else()
                 return found
 
     def _wait_s(self, most_s: float | None) -> float | None:

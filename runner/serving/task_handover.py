@@ -33,8 +33,6 @@ from .task_usage import WATCH_S, TaskUsage
 BY_ITSELF = (Cause.EXITED, Cause.SIGNALLED, Cause.CHANNEL_BROKEN, Cause.WARDEN_LOST)
 #: The beginning of the record of a task that has not ended by then is on disk; a shorter one has one write.
 RECORD_S = 0.005
-#: A larger message is read by the child while the worker says `start`, at the price of one wake-up more.
-BRIEFLY_READ_BYTES = 4096
 #: Time after the first message of this kind, after which the parent prepares to read names in them.
 PREPARE_AFTER_S = 0.05
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -55,7 +53,7 @@ def choose(*, is_named: bool, needs_no_init: bool, waits_for_start: bool) -> Han
 
     is_named: the names were found in the message, and the child has loaded its code.
     needs_no_init: the child's code has no init(), and as far as one can tell the child waits for a task.
-    waits_for_start: the child could hardly read Begin before Start is sent.
+    waits_for_start: the child could not read Begin before Start is sent.
     """
     if not is_named:
         return Handover.CHILD_NAMES_IT
@@ -136,10 +134,8 @@ class TaskHandover:
         way = self._way = choose(
             is_named=is_named,
             needs_no_init=is_named and not child.has_init and child.may_kill and child.is_quiet,
-            waits_for_start=control.state in (State.STARTING, State.RESTARTING)
             # With one core the child cannot read Begin before `start` is here.
-            or self._loop.one_core
-            or (message.size <= BRIEFLY_READ_BYTES and self._loop.is_prompt("ready")),
+            waits_for_start=self._loop.one_core or control.state in (State.STARTING, State.RESTARTING),
         )
         match way:
             case Handover.AT_ONCE:
@@ -171,7 +167,7 @@ class TaskHandover:
                 if not child.reads_at_once:
                     return
         # The child is ready in a moment, or the worker says `start`.
-        self._loop.expect("ready", self.send_kept_begin if self._kept_begin else None)
+        self._loop.expect("ready")
 
     def _record_later(self, task: ActiveTask) -> None:
         """Have the beginning of the record on disk after RECORD_S. It is made once Start is sent, if not
@@ -313,7 +309,7 @@ class TaskHandover:
         self._loop.expect("done")  # a tiny task is done in no time
 
     def send_kept_begin(self) -> None:
-        """Send the Begin that waits for Start: there will be no Start, or not at once."""
+        """Send the Begin that waits for Start: there will be no Start."""
         if not self._kept_begin:
             return
         begin, self._kept_begin = self._kept_begin, ()

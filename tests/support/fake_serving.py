@@ -236,12 +236,6 @@ class FakeServing:
     def start(self) -> None:
         self.worker("start")
 
-    def start_is_late(self) -> None:
-        """Have the loop know that `start` hardly ever comes at once."""
-        while self.loop.is_prompt("ready"):
-            self.loop.expect("ready")
-            self.turn()
-
     def stop(self, *, force: bool = True) -> None:
         self.worker("stop", {"forceStop": force})
 

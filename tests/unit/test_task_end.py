@@ -295,9 +295,9 @@ def test_a_task_whose_process_ends_has_its_folder_before_the_end_is_reported(
 def test_all_about_a_task_is_on_disk_when_its_answer_leaves(serve: Serve, tmp_path: Any) -> None:
     one = serve(methods=("start",), store=Store(tmp_path), state_dir=str(tmp_path))
     one.initialize()
-    one.start()
     begin = one.child.sent[0][1]
     assert isinstance(begin, Begin) and begin.folder == str(tmp_path / "tasks" / "t1")
+    one.start()
     there: list[bool] = []
     post = one.link.post
 

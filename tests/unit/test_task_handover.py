@@ -70,9 +70,9 @@ def test_the_names_of_a_programs_task_are_found_here_once(
 
 @pytest.mark.parametrize(
     ("size", "kinds"),
-    [(5000, ["Begin"]), (100_000, ["Begin"]), (BLOB_MIN, ["Initialize", "UseFolder"])],
+    [(0, ["Begin"]), (100_000, ["Begin"]), (BLOB_MIN, ["Initialize", "UseFolder"])],
 )
-def test_of_a_larger_task_of_any_usual_size_the_worker_is_told_before_the_child_has_read_it(
+def test_of_a_task_of_any_usual_size_the_worker_is_told_before_the_child_has_read_it(
     serve: Serve, size: int, kinds: list[str]
 ) -> None:
     encoding.prepare_for_larger("json")
@@ -119,7 +119,6 @@ def test_a_named_task_goes_with_its_folder_and_init_is_waited_for(serve: Serve) 
 
 def test_without_an_init_the_worker_is_told_before_the_child_has_the_task(serve: Serve) -> None:
     one = serve(methods=("start",))
-    one.start_is_late()
     one.initialize()
     assert one.child.kinds == ["Begin"] and one.commands == ["initialized"]
     begin = one.child.sent[0][1]
@@ -129,24 +128,12 @@ def test_without_an_init_the_worker_is_told_before_the_child_has_the_task(serve:
     assert one.commands == ["initialized", "started", "done"]
 
 
-@pytest.mark.parametrize(("one_core", "size"), [(True, 0), (True, 5000), (False, 0)])
-def test_a_brief_task_goes_to_the_child_together_with_its_start(
-    one_core: bool, size: int, serve: Serve
-) -> None:
-    one = serve(methods=("start",), one_core=one_core)
-    one.initialize(size=size)
+def test_on_one_core_the_task_goes_to_the_child_together_with_its_start(serve: Serve) -> None:
+    one = serve(methods=("start",), one_core=True)
+    one.initialize()
     assert one.child.kinds == [] and one.commands == ["initialized"]
     one.start()
     assert one.child.kinds == ["BeginAndStart"]
-
-
-def test_a_brief_task_whose_start_does_not_come_at_once_goes_to_the_child_before(serve: Serve) -> None:
-    one = serve(methods=("start",))
-    one.initialize()
-    one.turn()  # which has polled in vain
-    assert one.child.kinds == ["Begin"]
-    one.start()
-    assert one.child.kinds == ["Begin", "Start"]
 
 
 @pytest.mark.parametrize(("cores", "polls"), [(1, False), (2, True)])
