@@ -153,7 +153,7 @@ class TaskHandover:
                 self._kept_begin = self._begin(task, message, is_announced=True, kind=BeginAndStart)
                 if not waits:
                     control.step(Event.CHILD_INITIALIZED)
-                elif self._loop.one_core:
+                else:
                     task.begin_record()  # the worker says `start` while we wait for it, not before
                 self._record_later(task)
                 self._measure(task, child)
