@@ -15,15 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ...sandbox.parent.frame_sender import WAITING_MAX
 from ..io.loop import Loop
 from ..link.frames import BINARY, CLOSE, PING, PONG, TEXT, TURN_BYTES, Reader, Refused, server_head
 from ..link.message_memory import MessageMemoryPool, WorkerMessage
 
 #: Read what was sent before a task for at most this long: a program might write without end.
 CATCH_UP_S = 0.05
-
-#: With this many messages to be written, the program reads none.
-WAITING_MAX = 32
 
 OnSent = Callable[[], None]
 

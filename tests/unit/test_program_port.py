@@ -21,10 +21,11 @@ from hkrunner.runner.io.loop import Loop
 from hkrunner.runner.link.message_memory import WorkerMessage
 from hkrunner.runner.program import port
 from hkrunner.runner.program.channel import ProgramChannel
-from hkrunner.runner.program.connection import WAITING_MAX, ProgramConnection
+from hkrunner.runner.program.connection import ProgramConnection
 from hkrunner.runner.program.conversation import Conversation
 from hkrunner.runner.program.port import REQUESTS_MAX, ProgramPort
 from hkrunner.sandbox.codec.codec import MESSAGE_LIMIT
+from hkrunner.sandbox.parent.frame_sender import WAITING_MAX
 from hkrunner.sandbox.shared.message_format import Memfd, ProcessMessage
 from hkrunner.sandbox.shared.messages import Done, Initialize, Initialized, Loaded, Problem, Start, TaskRead
 from support.waiting import wait_until
@@ -167,6 +168,21 @@ class Program:
             self.sock.sendall(data[begin : begin + step])
             self.loop.turn(0)
 
+    def hears(self, end: bytes) -> bytes:
+        """Have the program read until its last bytes are these; return all that it read."""
+        self.sock.setblocking(False)
+        found = b""
+
+        def has_come() -> bool:
+            nonlocal found
+            self.loop.turn(0)
+            with contextlib.suppress(BlockingIOError):
+                found += self.sock.recv(1 << 20)
+            return found.endswith(end)
+
+        wait_until(has_come, what="the last one")
+        return found
+
     def close(self) -> None:
         self.connection.close()
         self.sock.close()
@@ -244,17 +260,7 @@ def test_a_program_that_sends_pings_and_reads_nothing_takes_no_memory(program: P
     program.connection._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     program.sends(b"".join(pings), step=100_000)
     assert len(program.connection._queue) == 1
-    program.sock.setblocking(False)
-    answers = b""
-
-    def has_come() -> bool:
-        nonlocal answers
-        program.loop.turn(0)
-        with contextlib.suppress(BlockingIOError):
-            answers += program.sock.recv(1 << 20)
-        return answers.endswith(b"\x8a\x64" + f"{3999:0100}".encode())
-
-    wait_until(has_come, what="the answer of the last one")
+    program.hears(b"\x8a\x64" + f"{3999:0100}".encode())
 
 
 def test_a_large_message_goes_out_while_the_loop_serves_others(program: Program) -> None:
@@ -303,17 +309,7 @@ def test_large_replies_that_a_program_does_not_read_take_few_descriptors(program
             file.write(content)
             channel.reply(1, Memfd(file.fileno(), len(content)))
     assert len(os.listdir("/proc/self/fd")) <= before + WAITING_MAX
-    program.sock.setblocking(False)
-    answers = b""
-
-    def have_come() -> bool:
-        nonlocal answers
-        program.loop.turn(0)
-        with contextlib.suppress(BlockingIOError):
-            answers += program.sock.recv(1 << 20)
-        return answers.endswith(b"199199")
-
-    wait_until(have_come, what="the last one")
+    answers = program.hears(b"199199")
     head = b"\x81\x7f" + struct.pack("!Q", 300_000)
     assert answers == b"".join(head + one for one in contents)
     channel.close()
